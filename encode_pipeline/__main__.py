@@ -1,0 +1,114 @@
+"""`python -m encode_pipeline VERB`: encode, look after the store, and see where it stands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from encode_pipeline.config import EncodeConfig, GcRequest, SealRequest, StoreRequest
+from encode_pipeline.latents.command import Verb, main
+from encode_pipeline.latents.store import Store
+from encode_pipeline.latents.verify import verify
+
+
+def run_plan(config: EncodeConfig) -> Mapping[str, Any]:
+    from encode_pipeline.run import plan
+
+    return plan(config)
+
+
+def run_encode(config: EncodeConfig) -> Mapping[str, Any]:
+    from encode_pipeline.run import run
+
+    return run(config)
+
+
+def run_status(request: StoreRequest) -> Mapping[str, Any]:
+    store = Store(request.store)
+    status = store.version(request.version).status()
+    status.promoted = store.current() == status.fingerprint
+    return status.to_dict()
+
+
+def run_verify(request: StoreRequest) -> Mapping[str, Any]:
+    def say(count: int, total: int) -> None:
+        if count == total or count % 100 == 0:
+            print(f"verified {count}/{total} shards", file=sys.stderr, flush=True)
+
+    return verify(Store(request.store).version(request.version), say).to_dict()
+
+
+def run_seal(request: SealRequest) -> Mapping[str, Any]:
+    version = Store(request.store).version(request.version)
+    tars = version.seal(request.accept_failed)
+    return {"fingerprint": version.fingerprint, "tars": tars, "manifest": version.storage.url("manifest.parquet")}
+
+
+def run_promote(request: StoreRequest) -> Mapping[str, Any]:
+    store = Store(request.store)
+    version = store.version(request.version)
+    return {"before": store.promote(version), "promoted": version.fingerprint}
+
+
+def run_gc(request: GcRequest) -> Mapping[str, Any]:
+    store = Store(request.store)
+    freed: dict[str, int] = {}
+    for fingerprint in store.versions():
+        version = store.version(fingerprint)
+        for folder, size in version.unreferenced().items():
+            freed[f"{fingerprint}/{folder}"] = size
+    if request.keep is not None:
+        for fingerprint in store.retired(request.keep):
+            freed[fingerprint] = sum(store.storage.list(fingerprint).values())
+    if not request.dry_run:
+        for path in freed:
+            store.storage.delete(path)
+    return {"dry_run": request.dry_run, "freed": freed, "bytes": sum(freed.values())}
+
+
+def show_status(status: Mapping[str, Any]) -> str:
+    shards, samples = status["shards"], status["samples"]
+    state = "promoted" if status["promoted"] else "sealed" if status["sealed"] else "open"
+    lines = [
+        f"version {status['fingerprint']} ({state})",
+        f"shards   {shards['done']} done of {shards['total']}, {shards['failed']} given up on",
+        f"samples  {samples['read']} read = {samples['encoded']} encoded + {samples['rejected']} rejected",
+    ]
+    lines += [f"           {count:>8} {reason}" for reason, count in status["rejected"].items()]
+    lines += [f"given up: {failure['uri']}: {failure['error']}" for failure in status["failures"]]
+    return "\n".join(lines)
+
+
+def show_verdict(verdict: Mapping[str, Any]) -> str:
+    lines = [f"{problem['path']}: {problem['problem']}" for problem in verdict["problems"]]
+    summary = f"{verdict['checked']} files of version {verdict['fingerprint']} checked, {verdict['bytes']} bytes"
+    lines.append(f"{summary}: {len(lines)} problem(s)" if lines else f"{summary}: all as committed")
+    return "\n".join(lines)
+
+
+def show_run(result: Mapping[str, Any]) -> str:
+    shards, samples = result["shards"], result["samples"]
+    lines = [
+        f"version {result['fingerprint']} in {result['store']}",
+        f"{shards['done']} shards encoded now, {result['already_done']} before, {shards['failed']} given up on",
+        f"{samples['read']} samples read = {samples['encoded']} encoded + {samples['rejected']} rejected"
+        + "".join(f"; {count} {reason}" for reason, count in result["rejected"].items()),
+        f"{result['latents_per_second']} latents/s over {result['seconds']} s",
+    ]
+    lines += [f"given up: {failure['source']}: {failure['error']}" for failure in result["failures"]]
+    return "\n".join(lines)
+
+
+VERBS = {
+    "plan": Verb(EncodeConfig, run_plan, "what a run would do; nothing is written", "source"),
+    "run": Verb(EncodeConfig, run_encode, "encode every tar that is not done yet", "source", show_run),
+    "status": Verb(StoreRequest, run_status, "where a store stands", "store", show_status),
+    "verify": Verb(StoreRequest, run_verify, "check every byte against its commit", "store", show_verdict),
+    "seal": Verb(SealRequest, run_seal, "close a finished version and write its manifest", "store"),
+    "promote": Verb(StoreRequest, run_promote, "make a sealed version the one that readers use", "store"),
+    "gc": Verb(GcRequest, run_gc, "free what no commit refers to", "store"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main("encode_pipeline", VERBS, sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""What a run is told: sources, store, VAE, views, and how fast to go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from encode_pipeline.latents.command import RequestError, Settings, build, read_yaml
+from encode_pipeline.latents.spec import LatentSpec, Scale, VaeIdentity
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class ViewRecipe(Settings):
+    """How views differ. View 0 is always plain; the rest are drawn as this says."""
+
+    crop_scale: Range = (0.66, 1.0)
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    brightness: float = Field(0.2, ge=0, le=1)
+    contrast: float = Field(0.2, ge=0, le=1)
+    saturation: float = Field(0.2, ge=0, le=1)
+    hue: float = Field(0.02, ge=0, le=0.5)
+    min_side: PositiveInt = Field(32, description="pictures with a shorter side are rejected")
+    max_pixels: PositiveInt = Field(100_000_000, description="larger pictures are rejected before they are decoded")
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the first must not exceed the second")
+        return value
+
+
+class EncodeConfig(Settings):
+    """A run of the encoder. The first block decides what the bytes mean; the rest only how they are made."""
+
+    vae: str = Field(description="hub id or directory of a diffusers VAE, or of a pipeline that holds one in vae/")
+    views: PositiveInt = Field(4, description="views a picture; view 0 is plain, the rest follow the recipe")
+    recipe: ViewRecipe = Field(default_factory=ViewRecipe, description="`paper`, a YAML file, or its keys in place")
+    image_size: PositiveInt = Field(512, description="side of the square picture that is encoded")
+    scale: Scale = Field("raw", description="`raw` as the encoder gives it, `model` shifted and scaled")
+    posterior: Literal["sample", "mean"] = Field("sample", description="draw from the posterior, or take its mean")
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="what the VAE computes in; auto is float16 on a GPU and float32 on a CPU"
+    )
+    seed: int = Field(0, description="of augmentation and posterior noise")
+
+    source: tuple[str, ...] = Field(description="tars to encode: paths, folders, globs, {000..123} ranges, URLs")
+    store: str = Field(description="folder of the latent store: a path, s3://…, gs://…")
+    limit: PositiveInt | None = Field(None, description="encode only the first so many tars")
+
+    engine: Literal["local", "ray"] = Field("local", description="this process, or actors on a Ray cluster")
+    actors: PositiveInt | None = Field(None, description="Ray actors; by default one for every GPU of the cluster")
+    gpus_per_actor: float = Field(1.0, ge=0, description="share of a GPU that an actor holds; 0 runs on CPUs")
+    batch_size: PositiveInt = Field(16, description="views encoded at once")
+    threads: PositiveInt = Field(4, description="threads that decode and augment, in each process")
+    max_attempts: PositiveInt = Field(3, description="tries at a tar before it is given up on and reported")
+    scratch: Path | None = Field(None, description="local folder for shards in the making; the system's by default")
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("source")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("names nothing to encode")
+        return value
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _recipe_by_name(cls, value: Any) -> Any:
+        if value == "paper":
+            return ViewRecipe()
+        if isinstance(value, str):
+            try:
+                return build(ViewRecipe, read_yaml(Path(value)))
+            except RequestError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("image_size")
+    @classmethod
+    def _eighths(cls, value: int) -> int:
+        if value % 8:
+            raise ValueError("must be a multiple of 8")
+        return value
+
+    def spec(self, vae: VaeIdentity, latent_shape: tuple[int, int, int]) -> LatentSpec:
+        """What the latents of this run mean; its fingerprint names the version they go to."""
+        return LatentSpec(
+            vae=vae,
+            scale=self.scale,
+            posterior=self.posterior,
+            compute_dtype=self.dtype,
+            shape=latent_shape,
+            image_size=self.image_size,
+            views=self.views,
+            recipe=self.recipe.model_dump(mode="json"),
+            seed=self.seed,
+        )
+
+
+class StoreRequest(Settings):
+    """A verb that acts on a store."""
+
+    store: str = Field(description="folder of the latent store: a path, s3://…, gs://…")
+    version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
+
+
+class SealRequest(StoreRequest):
+    accept_failed: bool = Field(False, description="leave out the shards that were given up on")
+
+
+class GcRequest(StoreRequest):
+    keep: int | None = Field(None, ge=0, description="also free versions once promoted, but for the last so many")
+    dry_run: bool = Field(False, description="only say what would be freed")

@@ -1,0 +1,14 @@
+"""The contract between encoding, training and evaluation.
+
+    spec.py      what the bytes mean, and the fingerprint that names a version
+    storage.py   files on disk, S3, GCS or in memory; create-only publishing
+    writer.py    a latent shard tar, reproducible byte for byte
+    reader.py    that tar by memory map, any sample in any order
+    commit.py    the record that says a source shard is done
+    store.py     versions, plans, commits, seal, promote, gc
+    verify.py    is every byte what the commits say
+    command.py   settings and the command line that the three packages share
+
+Nobody else parses a shard, a commit or a spec. Needs numpy, pyarrow, fsspec, pydantic and PyYAML;
+never torch, ray or diffusers.
+"""

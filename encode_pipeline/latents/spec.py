@@ -1,0 +1,139 @@
+"""What the bytes of a latent store mean."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError, field_validator
+
+from encode_pipeline.latents.command import RequestError, Settings
+
+FORMAT_VERSION = 1
+FINGERPRINT_LENGTH = 16
+
+Scale = Literal["raw", "model"]
+
+
+class SpecError(RequestError):
+    """The bytes are not of the kind that was asked for; the message is a sentence that says why."""
+
+
+class VaeIdentity(Settings):
+    """Which VAE made the latents, by content: two names for the same weights are the same VAE."""
+
+    name: str
+    weights_sha256: str
+    config: dict[str, Any]
+    scaling_factor: float
+    shift_factor: float = 0.0
+
+
+class LatentSpec(Settings):
+    """Everything that changes the meaning of a stored latent, and nothing that does not."""
+
+    format_version: int = FORMAT_VERSION
+    vae: VaeIdentity
+    scale: Scale = "raw"
+    """`raw`: as the encoder gives them. `model`: shifted and scaled as the diffusion model wants them."""
+    posterior: Literal["sample", "mean"] = "sample"
+    compute_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    dtype: Literal["float16"] = "float16"
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    image_size: int
+    views: int
+    recipe: dict[str, Any]
+    seed: int
+
+    @field_validator("format_version")
+    @classmethod
+    def _known_format(cls, version: int) -> int:
+        if version > FORMAT_VERSION:
+            raise ValueError(f"written in format {version}, this reader knows up to {FORMAT_VERSION}")
+        return version
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the version: equal exactly when the bytes mean the same."""
+        meaning = self.model_dump(mode="json")
+        del meaning["vae"]["name"]
+        return digest(meaning)[:FINGERPRINT_LENGTH]
+
+    @property
+    def bytes_per_latent(self) -> int:
+        channels, height, width = self.shape
+        return channels * height * width * 2
+
+    def to_json(self) -> bytes:
+        return canonical_json({"fingerprint": self.fingerprint, **self.model_dump(mode="json")}, indent=2)
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> LatentSpec:
+        """The spec in a `spec.json`; a newer or altered one is refused with a sentence."""
+        try:
+            values = json.loads(data)
+        except ValueError:
+            raise SpecError(f"{where}: not a latent spec (no JSON)") from None
+        return cls.from_dict(values, where)
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> LatentSpec:
+        """The spec that a store or a checkpoint carries, checked against its own fingerprint."""
+        if not isinstance(values, dict) or "format_version" not in values:
+            raise SpecError(f"{where}: not a latent spec (no format_version)")
+        version = values["format_version"]
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise SpecError(f"{where}: written in format {version}, this reader knows up to {FORMAT_VERSION}; update")
+        values = dict(values)
+        claimed = values.pop("fingerprint", None)
+        try:
+            spec = cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise SpecError(f"{where}: not a latent spec ({key}: {first['msg']})") from None
+        if claimed is not None and claimed != spec.fingerprint:
+            raise SpecError(f"{where}: says fingerprint {claimed}, its content gives {spec.fingerprint}: it was edited")
+        return spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint embeds; `from_dict` takes it back."""
+        return {"fingerprint": self.fingerprint, **self.model_dump(mode="json")}
+
+    def difference(self, other: LatentSpec) -> str:
+        """The first thing in which two specs differ in meaning, as `key: this against that`."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        if mine["vae"]["weights_sha256"] != theirs["vae"]["weights_sha256"]:
+            return f"vae: {self.vae.name} ({self.vae.weights_sha256[:12]}) against {other.vae.name} ({other.vae.weights_sha256[:12]})"
+        mine["vae"].pop("name"), theirs["vae"].pop("name")
+        for key, value in mine.items():
+            if value != theirs[key]:
+                return f"{key}: {value} against {theirs[key]}"
+        return "nothing"
+
+
+Array = TypeVar("Array")
+
+
+def convert_scale(latents: Array, vae: VaeIdentity, stored: Scale, wanted: Scale) -> Array:
+    """Latents in the wanted scale; the one place where scaling and shift factors are applied."""
+    if stored == wanted:
+        return latents
+    values: Any = latents
+    if wanted == "model":
+        return (values - vae.shift_factor) * vae.scaling_factor  # type: ignore[no-any-return]
+    return values / vae.scaling_factor + vae.shift_factor  # type: ignore[no-any-return]
+
+
+def canonical_json(value: Any, indent: int | None = None) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces unless indented, UTF-8."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=separators, indent=indent, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass") if indent is None else text.encode() + b"\n"
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -1,0 +1,328 @@
+"""A latent store: versions by fingerprint, commits as the only truth, one version promoted for readers.
+
+    STORE/current.json               which version to read; only `promote` changes it
+    STORE/<fingerprint>/spec.json    what the bytes mean
+                        plans/       which source shards runs were asked for
+                        data/        payloads under attempt-unique names
+                        commits/     create-only: the one fact that a source shard is done
+                        failures/    source shards given up on, with the error
+                        manifest.parquet  shards.txt    written once by `seal`
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.commit import ShardCommit, SourceShard, attempt_folder
+from encode_pipeline.latents.spec import LatentSpec, canonical_json, digest
+from encode_pipeline.latents.storage import Storage, StorageError
+
+MANIFEST = "manifest.parquet"
+SHARD_LIST = "shards.txt"
+READ_THREADS = 32
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("view", pa.int32()),
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+        ("samples", pa.int64()),
+        ("source", pa.string()),
+    ]
+)
+PLAN_SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A source shard that was given up on."""
+
+    shard: str
+    uri: str
+    error: str
+    attempts: int
+
+
+@dataclass
+class Status:
+    """Where a version stands, counted from plans, commits and failures alone."""
+
+    fingerprint: str
+    total: int = 0
+    done: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    read: int = 0
+    encoded: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    size: int = 0
+    sealed: bool = False
+    promoted: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "shards": {"total": self.total, "done": self.done, "failed": len(self.failures)},
+            "samples": {"read": self.read, "encoded": self.encoded, "rejected": self.rejected.total()},
+            "rejected": dict(self.rejected.most_common()),
+            "bytes": self.size,
+            "sealed": self.sealed,
+            "promoted": self.promoted,
+            "failures": [vars(failure) for failure in self.failures],
+        }
+
+
+class Version:
+    """One version of a store: all latents of one meaning."""
+
+    def __init__(self, storage: Storage, spec: LatentSpec) -> None:
+        self.storage, self.spec = storage, spec
+        self.fingerprint = spec.fingerprint
+
+    @property
+    def sealed(self) -> bool:
+        return self.storage.exists(MANIFEST)
+
+    # --- what there is to do, and what is done -------------------------------------------------
+
+    def record_plan(self, sources: Iterable[SourceShard]) -> None:
+        """Remembers which source shards were asked for; the same plan twice is one plan."""
+        rows = sorted((source.uri, source.size, source.etag) for source in sources)
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        table = pa.table(columns, schema=PLAN_SCHEMA)
+        self.storage.create(f"plans/{digest(rows)[:16]}.parquet", _parquet(table))
+
+    def planned(self) -> dict[str, SourceShard]:
+        """Every source shard that any run was asked for, by shard name."""
+        sources: dict[str, SourceShard] = {}
+        for path in self.storage.list("plans"):
+            for row in _read_table(self.storage, path).to_pylist():
+                source = SourceShard(**row)
+                sources[source.name] = source
+        return sources
+
+    def done(self) -> set[str]:
+        """The names of the shards that have a commit."""
+        return {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self.storage.list("commits")}
+
+    def missing(self, sources: Iterable[SourceShard]) -> list[SourceShard]:
+        """Those of the source shards that have no commit yet, in their order."""
+        done = self.done()
+        return [source for source in sources if source.name not in done]
+
+    def commit(self, shard: str) -> ShardCommit:
+        path = f"commits/{shard}.json"
+        where = self.storage.url(path)
+        commit = ShardCommit.from_json(self.storage.read(path), where)
+        if commit.shard != shard or commit.fingerprint != self.fingerprint:
+            raise StorageError(f"{where}: is the commit of {commit.shard} in version {commit.fingerprint}")
+        return commit
+
+    def commits(self, shards: Iterable[str] | None = None) -> Iterator[ShardCommit]:
+        """The commits of some shards, or of all, in order of name; a damaged one is an error."""
+        names = sorted(self.done() if shards is None else shards)
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            yield from pool.map(self.commit, names)
+
+    def publish(self, commit: ShardCommit, files: Mapping[str, Path]) -> bool:
+        """Publishes a finished shard and commits it. False if another attempt had committed before.
+
+        Payloads go first, under names of this attempt alone, then the commit, create-only. Whatever
+        happens in between leaves files that no commit refers to, and nothing worse.
+        """
+        for path, local in files.items():
+            self.storage.publish(local, path)
+        if self.storage.create(f"commits/{commit.shard}.json", commit.to_json()):
+            return True
+        winner = self.commit(commit.shard)
+        if winner.attempt == commit.attempt:
+            return True  # ours had been made, only the answer was lost on the way
+        for payload in winner.payloads:
+            if self.storage.size(payload.path) != payload.size:
+                raise StorageError(f"{self.storage.url(payload.path)}: committed with another size")
+        self.storage.delete(attempt_folder(commit.shard, commit.attempt))
+        return False
+
+    def record_failure(self, failure: Failure) -> None:
+        """Remembers that a shard was given up on; a later commit outweighs it."""
+        content = canonical_json(vars(failure))
+        self.storage.create(f"failures/{failure.shard}/{digest(vars(failure))[:16]}.json", content)
+
+    def failures(self) -> list[Failure]:
+        """The shards that were given up on and have no commit since."""
+        done = self.done()
+        latest: dict[str, Failure] = {}
+        for path in self.storage.list("failures"):
+            shard = path.split("/")[-2]
+            if shard not in done:
+                latest[shard] = Failure(**json.loads(self.storage.read(path)))
+        return [latest[shard] for shard in sorted(latest)]
+
+    def status(self) -> Status:
+        """Counts from plans, commits and failures; safe beside any number of writers."""
+        failures = self.failures()
+        done = self.done()
+        status = Status(self.fingerprint, total=len(done | set(self.planned())), done=len(done), failures=failures)
+        for commit in self.commits(done):
+            status.read += commit.read
+            status.encoded += commit.encoded
+            status.rejected.update(commit.rejected)
+            status.size += sum(payload.size for payload in commit.payloads)
+        status.sealed = self.sealed
+        return status
+
+    # --- closing and reading a version ----------------------------------------------------------
+
+    def seal(self, accept_failed: bool = False) -> int:
+        """Writes the manifest once all planned shards are done; returns how many tars it lists.
+
+        With `accept_failed`, shards that were given up on are left out instead of standing in the way.
+        """
+        if not self.sealed:
+            self._write_manifest(accept_failed)
+        addresses = self.addresses()
+        self.storage.create(SHARD_LIST, "".join(f"{address}\n" for address in addresses).encode())
+        return len(addresses)
+
+    def _write_manifest(self, accept_failed: bool) -> None:
+        done = self.done()
+        given_up = {failure.shard for failure in self.failures()}
+        missing = sorted(set(self.planned()) - done - (given_up if accept_failed else set()))
+        if missing:
+            names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise CheckFailed(
+                f"{self.storage.url()}: {len(missing)} planned shards have no commit ({names}); "
+                "run again, or seal with accept_failed=true"
+            )
+        rows = [
+            {**payload.model_dump(), "shard": commit.shard, "source": commit.source.uri}
+            for commit in self.commits(done)
+            for payload in commit.views
+        ]
+        if not rows:
+            raise CheckFailed(f"{self.storage.url()}: nothing to seal: no committed shard holds a latent")
+        about = {"fingerprint": self.fingerprint, "shards": sorted(done), "left_out": sorted(given_up)}
+        table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+        self.storage.create(MANIFEST, _parquet(table.replace_schema_metadata({"latents": canonical_json(about)})))
+
+    def addresses(self) -> list[str]:
+        """The addresses of all tars of the sealed version, as `shards.txt` lists them."""
+        return [self.storage.url(path) for path in self.manifest().column("path").to_pylist()]
+
+    def manifest(self) -> pa.Table:
+        """One row for every tar of the sealed version."""
+        if not self.sealed:
+            raise RequestError(f"{self.storage.url()}: not sealed; run: python -m encode_pipeline seal STORE")
+        return _read_table(self.storage, MANIFEST)
+
+    def sealed_shards(self) -> set[str]:
+        """The shards that the manifest vouches for, those without a usable sample included."""
+        about = json.loads((self.manifest().schema.metadata or {}).get(b"latents", b"{}"))
+        return set(about.get("shards", []))
+
+    def unreferenced(self) -> dict[str, int]:
+        """Attempt folders that no commit refers to and none ever can, with their sizes.
+
+        Attempts at a shard without a commit may be another writer's work of this minute: they stay.
+        """
+        kept = {commit.shard: commit.attempt for commit in self.commits()}
+        sizes: Counter[str] = Counter()
+        for path, size in self.storage.list("data").items():
+            _, shard, attempt, _ = path.split("/", 3)
+            if shard in kept and kept[shard] != attempt:
+                sizes[attempt_folder(shard, attempt)] += size
+        return dict(sizes)
+
+
+class Store:
+    """The folder that holds all versions, and which of them readers should use."""
+
+    def __init__(self, url: str | Path) -> None:
+        self.storage = Storage(url)
+
+    def versions(self) -> list[str]:
+        """The fingerprints of the versions there are."""
+        return [name for name in self.storage.folders() if self.storage.exists(f"{name}/spec.json")]
+
+    def current(self) -> str | None:
+        """The promoted version's fingerprint."""
+        return self._current().get("fingerprint")
+
+    def create(self, spec: LatentSpec) -> Version:
+        """The version for a spec, made if it is not there."""
+        self.storage.create(f"{spec.fingerprint}/spec.json", spec.to_json())
+        return self.version(spec.fingerprint)
+
+    def version(self, fingerprint: str | None = None) -> Version:
+        """A version by the beginning of its fingerprint; by default the promoted one, or the only one."""
+        versions = self.versions()
+        if not versions:
+            raise RequestError(f"{self.storage.url()}: no latent store here (no version with a spec.json)")
+        if fingerprint is None:
+            fingerprint = self.current()
+        if fingerprint is None:
+            if len(versions) > 1:
+                raise RequestError(f"{self.storage.url()}: none is promoted; say version=, one of {', '.join(versions)}")
+            fingerprint = versions[0]
+        matches = [name for name in versions if name.startswith(fingerprint)]
+        if len(matches) != 1:
+            raise RequestError(f"{self.storage.url()}: no one version {fingerprint}; there are {', '.join(versions)}")
+        path = f"{matches[0]}/spec.json"
+        spec = LatentSpec.from_json(self.storage.read(path), self.storage.url(path))
+        if spec.fingerprint != matches[0]:
+            raise StorageError(f"{self.storage.url(path)}: is the spec of version {spec.fingerprint}")
+        return Version(Storage(self.storage.url(matches[0])), spec)
+
+    def promote(self, version: Version) -> str | None:
+        """Makes a sealed version the one that readers use; returns the one before."""
+        if not version.sealed:
+            raise CheckFailed(f"{version.storage.url()}: not sealed, so not to be promoted")
+        before = self._current()
+        if before.get("fingerprint") != version.fingerprint:
+            history = [*before.get("history", []), version.fingerprint]
+            self.storage.replace("current.json", canonical_json({"fingerprint": version.fingerprint, "history": history}))
+        return before.get("fingerprint")
+
+    def retired(self, keep: int) -> list[str]:
+        """The versions that were once promoted, but are neither now nor among the `keep` before it."""
+        current = self._current()
+        latest: list[str] = []
+        for name in reversed(current.get("history", [])):
+            if name not in latest:
+                latest.append(name)
+        there = set(self.versions())
+        return [name for name in latest[1 + keep :] if name in there]
+
+    def _current(self) -> dict[str, Any]:
+        if not self.storage.exists("current.json"):
+            return {}
+        try:
+            content = json.loads(self.storage.read("current.json"))
+            return {"fingerprint": str(content["fingerprint"]), "history": [str(name) for name in content["history"]]}
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(f"{self.storage.url('current.json')}: does not name a version") from None
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _read_table(storage: Storage, path: str) -> pa.Table:
+    try:
+        return pq.read_table(io.BytesIO(storage.read(path)))
+    except pa.ArrowInvalid as error:
+        raise StorageError(f"{storage.url(path)}: not a readable table: {error}") from None

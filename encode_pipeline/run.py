@@ -1,0 +1,102 @@
+"""A run from start to end: find the tars, know the VAE, do what is missing, say what happened."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from encode_pipeline.config import EncodeConfig
+from encode_pipeline.latents.command import RequestError, to_yaml
+from encode_pipeline.latents.commit import SourceShard
+from encode_pipeline.latents.spec import LatentSpec
+from encode_pipeline.latents.store import Failure, Store, Version
+from encode_pipeline.progress import Progress
+from encode_pipeline.records import ShardFailure
+from encode_pipeline.run_local import run_local
+from encode_pipeline.sources import find_sources
+from encode_pipeline.vae import LoadedVae, load_vae
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run will do, known before a byte is written."""
+
+    sources: list[SourceShard]
+    vae: LoadedVae
+    spec: LatentSpec
+
+
+def prepare(config: EncodeConfig) -> Prepared:
+    """Checks the whole request: tars, VAE and how they fit."""
+    sources = find_sources(config.source, config.limit)
+    vae = load_vae(config.vae)
+    if config.posterior == "sample" and not vae.has_spread:
+        raise RequestError(f"vae: {config.vae}: gives one latent and no distribution; set posterior=mean")
+    return Prepared(sources, vae, config.spec(vae.identity, vae.latent_shape(config.image_size)))
+
+
+def plan(config: EncodeConfig) -> dict[str, Any]:
+    """What `run` would do; nothing is written."""
+    prepared = prepare(config)
+    store = Store(config.store)
+    fingerprint = prepared.spec.fingerprint
+    missing = prepared.sources
+    if fingerprint in store.versions():
+        missing = store.version(fingerprint).missing(prepared.sources)
+    return {
+        "store": store.storage.url(),
+        "fingerprint": fingerprint,
+        "promoted": store.current(),
+        "vae": prepared.vae.identity.name,
+        "latent_shape": list(prepared.spec.shape),
+        "shards": {
+            "total": len(prepared.sources),
+            "done": len(prepared.sources) - len(missing),
+            "missing": len(missing),
+        },
+        "source_bytes": sum(source.size for source in prepared.sources),
+        "missing_bytes": sum(source.size for source in missing),
+    }
+
+
+def run(config: EncodeConfig) -> dict[str, Any]:
+    """Encodes every source shard that has no commit yet. Running it again goes on where it stopped."""
+    prepared = prepare(config)
+    version = Store(config.store).create(prepared.spec)
+    missing = version.missing(prepared.sources)
+    progress = Progress(len(missing), prepared.spec.views)
+    if missing:
+        if version.sealed:
+            raise RequestError(
+                f"{version.storage.url()}: sealed, and {len(missing)} of these shards are not in it; "
+                "encode them into another store"
+            )
+        version.record_plan(prepared.sources)
+        version.storage.create(f"runs/{uuid.uuid4().hex}.yaml", to_yaml(config).encode())
+        _do(missing, version, prepared.vae, config, progress)
+    return {
+        "ok": not progress.failures,
+        "store": config.store,
+        "fingerprint": version.fingerprint,
+        "already_done": len(prepared.sources) - len(missing),
+        **progress.summary(),
+    }
+
+
+def _do(
+    missing: list[SourceShard], version: Version, vae: LoadedVae, config: EncodeConfig, progress: Progress
+) -> None:
+    if config.engine == "ray":
+        try:
+            from encode_pipeline.on_ray.driver import run_on_ray
+        except ImportError as error:
+            raise RequestError(f"engine=ray: {error}; install latent-clip-pipeline[ray], or use engine=local") from None
+        outcomes = run_on_ray(missing, version, config)
+    else:
+        outcomes = run_local(missing, version, vae, config)
+    for outcome in outcomes:
+        progress.add(outcome)
+        if isinstance(outcome, ShardFailure):
+            source = outcome.source
+            version.record_failure(Failure(source.name, source.uri, outcome.error, outcome.attempts))
