@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,7 +45,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Members]]) -> str:
                 info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    os.replace(unfinished, path)
+    unfinished.replace(path)
     return sha256_of(path)
 
 

@@ -26,10 +26,10 @@ from demo.measure_vae import Vae, centre_square, measure, pictures_to_tensor
 from demo.world import render
 
 CROP = 96
-BATCH = 8  # small: at equal time more steps beat larger batches (20.8 against 18.8 dB after two minutes)
+BATCH = 8  # small: in equal time more steps beat larger batches
 CROPS_A_PICTURE = 4
-PEAK_LEARNING_RATE = 1.5e-3
-WARM_UP_STEPS = 200
+PEAK_LEARNING_RATE = 1e-3
+WARM_UP_STEPS = 50
 L1_WEIGHT = 0.1
 KL_WEIGHT = 1e-5
 LATENT_NOISE = 0.1  # the decoder learns to live with it, so neighbouring latents decode alike
@@ -38,17 +38,37 @@ CHECKPOINT_EVERY_SECONDS = 120.0
 
 
 def small_vae() -> Vae:
-    """An untrained AutoencoderKL of under a million weights."""
-    return cast(Any, AutoencoderKL)(
+    """An AutoencoderKL of under a million weights that passes colours through before it has learnt anything."""
+    vae = cast(Any, AutoencoderKL)(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 16, 32, 64),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=2,  # more groups leave each channel too little: slower, and 1 dB worse at equal time
+        norm_num_groups=1,  # with more, a norm over two or four channels wipes out what colour they carry
         mid_block_add_attention=False,
         sample_size=512,
     )
+    start_near_the_identity(vae)
+    return vae
+
+
+@torch.no_grad()
+def start_near_the_identity(vae: Vae) -> None:
+    """Every convolution copies its input's channels, and residual branches whisper.
+
+    From the usual start, grey shapes come soon and colour not for thousands of steps: 17 dB after 450 steps,
+    whatever the learning rate. From here: 24 dB.
+    """
+    for name, module in vae.named_modules():
+        if not isinstance(module, torch.nn.Conv2d):
+            continue
+        torch.nn.init.zeros_(cast(Tensor, module.bias))
+        if name.endswith("conv2"):  # the last convolution of a residual branch
+            module.weight.mul_(0.1)
+        else:
+            copy = torch.nn.init.dirac_(torch.empty_like(module.weight))
+            module.weight.mul_(0.3).add_(copy)
 
 
 def crops(seed: int, first_step: int) -> Iterator[Tensor]:
@@ -192,7 +212,7 @@ def raw_latents(vae: Vae, seed: int, pictures: int = 32) -> NDArray[np.float32]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the VAE and its checkpoint")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--seed", type=int, default=1000, help="of the pictures; the demo's worlds use 0")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

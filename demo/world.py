@@ -292,6 +292,6 @@ def write_world(
     summary = WorldSummary(spec, tars, {"train": spec.train_pictures, "test": spec.test_pictures}, plans)
     unfinished = out / (MARKER + ".unfinished")
     unfinished.write_text(json.dumps(asdict(summary), indent=1) + "\n")
-    os.replace(unfinished, finished)
+    unfinished.replace(finished)
     begun.unlink()
     return summary

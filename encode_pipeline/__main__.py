@@ -60,7 +60,7 @@ def run_gc(request: GcRequest) -> Mapping[str, Any]:
             freed[f"{fingerprint}/{folder}"] = size
     if request.keep is not None:
         for fingerprint in store.retired(request.keep):
-            freed[fingerprint] = sum(store.storage.list(fingerprint).values())
+            freed[fingerprint] = sum(store.storage.files(fingerprint).values())
     if not request.dry_run:
         for path in freed:
             store.storage.delete(path)

@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from encode_pipeline.config import ViewRecipe
 from encode_pipeline.randomness import seed_of
@@ -108,8 +108,12 @@ def decode(sample: Sample, recipe: ViewRecipe) -> Pixels | Rejected:
                 return np.asarray(_rgb(ImageOps.exif_transpose(image)))
     except MemoryError:
         raise
+    except UnidentifiedImageError:  # its text holds a memory address, and records are to be the same every time
+        return Rejected(sample.key, Reason.UNDECODABLE_IMAGE, f"not one of {', '.join(FORMATS)}")
     except Exception as error:  # a decoder may raise anything on hostile bytes; all of it means the same
-        return Rejected(sample.key, Reason.UNDECODABLE_IMAGE, " ".join(f"{type(error).__name__}: {error}".split())[:200])
+        return Rejected(
+            sample.key, Reason.UNDECODABLE_IMAGE, " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -114,9 +114,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def ordered_map(
-    pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], ahead: int
-) -> Iterator[Out]:
+def ordered_map(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
     """Results in the order of the items, with at most `ahead` of them under way."""
     pending: deque[Future[Out]] = deque()
     try:

@@ -93,7 +93,7 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, str, bytes | Reason]]
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # tarfile keeps every header it has seen; a large tar would fill memory
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen; a large tar would fill memory
                 last = member.name
                 if member.isdir():
                     continue

@@ -84,9 +84,7 @@ def run(config: EncodeConfig) -> dict[str, Any]:
     }
 
 
-def _do(
-    missing: list[SourceShard], version: Version, vae: LoadedVae, config: EncodeConfig, progress: Progress
-) -> None:
+def _do(missing: list[SourceShard], version: Version, vae: LoadedVae, config: EncodeConfig, progress: Progress) -> None:
     if config.engine == "ray":
         try:
             from encode_pipeline.on_ray.driver import run_on_ray

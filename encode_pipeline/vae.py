@@ -116,7 +116,9 @@ class LatentEncoder:
 
     def __init__(self, vae: LoadedVae, spec: LatentSpec, batch_size: int, device: torch.device | None = None) -> None:
         if vae.identity.weights_sha256 != spec.vae.weights_sha256 or vae.identity.config != spec.vae.config:
-            raise SpecError(f"the VAE {vae.identity.name} is not the one of version {spec.fingerprint}, {spec.vae.name}")
+            raise SpecError(
+                f"the VAE {vae.identity.name} is not the one of version {spec.fingerprint}, {spec.vae.name}"
+            )
         self.spec, self.batch_size = spec, batch_size
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         auto = "float32" if self.device.type == "cpu" else "float16"
@@ -135,7 +137,7 @@ class LatentEncoder:
         pixels = np.stack([*pictures, *[pictures[-1]] * padding])
         spread = np.stack([*noise, *[noise[-1]] * padding])
         latents = self._latents(self._model, self._dtype, pixels, spread)[:count]
-        finite = np.isfinite(latents).all(axis=(1, 2, 3))
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(latents).all(axis=(1, 2, 3)))
         rescued = 0
         for index in np.flatnonzero(~finite):
             if self._dtype is torch.float32:

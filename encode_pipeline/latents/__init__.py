@@ -6,6 +6,7 @@
     reader.py    that tar by memory map, any sample in any order
     commit.py    the record that says a source shard is done
     store.py     versions, plans, commits, seal, promote, gc
+    cache.py     shards as local files, checked on arrival
     verify.py    is every byte what the commits say
     command.py   settings and the command line that the three packages share
 

@@ -58,7 +58,7 @@ class Request:
 
 def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: str | None = None) -> int:
     """Exit status of one command: 0 all done, 1 done with failures or a failed check, 2 a wrong request."""
-    if not argv and default is None or argv and argv[0] in ("-h", "--help", "help"):
+    if (not argv and default is None) or (argv and argv[0] in ("-h", "--help", "help")):
         print(usage(package, verbs))
         return 0 if argv else 2
     as_json = "--json" in argv

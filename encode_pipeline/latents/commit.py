@@ -177,7 +177,9 @@ class ShardBuild:
     def __enter__(self) -> ShardBuild:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for writer in self._writers:
             writer.__exit__(kind, error, trace)
 

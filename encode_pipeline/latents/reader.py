@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 from dataclasses import dataclass
@@ -73,15 +74,15 @@ class LatentShard:
         return cast("dict[str, Any]", json.loads(self._map[start : start + size]))
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(BufferError):  # latents handed out still point into it; it goes when they do
             self._map.close()
-        except BufferError:
-            pass  # latents handed out still point into the pages; the map goes when they do
 
     def __enter__(self) -> LatentShard:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _index(self) -> list[_Entry]:
@@ -128,9 +129,14 @@ class LatentShard:
         parts = tuple(name.rsplit(".", 1)[-1] for name, _, _ in found)
         if len(keys) != 1 or parts != PARTS:
             names = ", ".join(name for name, _, _ in found)
-            raise ShardError(f"{self.path}: not a latent shard: {names} stand where .npy, .txt, .json of one key should")
+            raise ShardError(
+                f"{self.path}: not a latent shard: {names} stand where .npy, .txt, .json of one key should"
+            )
         (npy_name, npy_start, npy_size), (_, *txt), (_, *meta) = found
         header_size = len(self._header)
-        if npy_size != header_size + self.spec.bytes_per_latent or self._map[npy_start : npy_start + header_size] != self._header:
+        if (
+            npy_size != header_size + self.spec.bytes_per_latent
+            or self._map[npy_start : npy_start + header_size] != self._header
+        ):
             raise SpecError(f"{self.path}: {npy_name}: not a float16 latent of shape {self.spec.shape}")
         return _Entry(keys.pop(), npy_start + header_size, (txt[0], txt[1]), (meta[0], meta[1]))

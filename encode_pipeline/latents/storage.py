@@ -53,7 +53,7 @@ class Storage:
     def size(self, path: str) -> int:
         return int(self.fs.info(self._full(path))["size"])
 
-    def list(self, path: str = "") -> dict[str, int]:
+    def files(self, path: str = "") -> dict[str, int]:
         """Every object under a folder, by its path relative to this storage, with its size."""
         prefix = self.root.rstrip("/") + "/"
         found = self.fs.find(self._full(path), detail=True)
@@ -102,7 +102,7 @@ class Storage:
         if self.is_local:
             target = Path(full)
             temporary = _write_beside(target, data)
-            os.replace(temporary, target)
+            temporary.replace(target)
             sync(target.parent)
         else:
             self.fs.pipe_file(full, data)
@@ -118,7 +118,7 @@ class Storage:
             try:
                 shutil.copyfile(local, temporary)
                 sync(temporary)
-                os.replace(temporary, target)
+                temporary.replace(target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise

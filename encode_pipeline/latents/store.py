@@ -1,12 +1,12 @@
 """A latent store: versions by fingerprint, commits as the only truth, one version promoted for readers.
 
-    STORE/current.json               which version to read; only `promote` changes it
-    STORE/<fingerprint>/spec.json    what the bytes mean
-                        plans/       which source shards runs were asked for
-                        data/        payloads under attempt-unique names
-                        commits/     create-only: the one fact that a source shard is done
-                        failures/    source shards given up on, with the error
-                        manifest.parquet  shards.txt    written once by `seal`
+STORE/current.json               which version to read; only `promote` changes it
+STORE/<fingerprint>/spec.json    what the bytes mean
+                    plans/       which source shards runs were asked for
+                    data/        payloads under attempt-unique names
+                    commits/     create-only: the one fact that a source shard is done
+                    failures/    source shards given up on, with the error
+                    manifest.parquet  shards.txt    written once by `seal`
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Version:
     def planned(self) -> dict[str, SourceShard]:
         """Every source shard that any run was asked for, by shard name."""
         sources: dict[str, SourceShard] = {}
-        for path in self.storage.list("plans"):
+        for path in self.storage.files("plans"):
             for row in _read_table(self.storage, path).to_pylist():
                 source = SourceShard(**row)
                 sources[source.name] = source
@@ -115,7 +115,7 @@ class Version:
 
     def done(self) -> set[str]:
         """The names of the shards that have a commit."""
-        return {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self.storage.list("commits")}
+        return {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self.storage.files("commits")}
 
     def missing(self, sources: Iterable[SourceShard]) -> list[SourceShard]:
         """Those of the source shards that have no commit yet, in their order."""
@@ -164,7 +164,7 @@ class Version:
         """The shards that were given up on and have no commit since."""
         done = self.done()
         latest: dict[str, Failure] = {}
-        for path in self.storage.list("failures"):
+        for path in self.storage.files("failures"):
             shard = path.split("/")[-2]
             if shard not in done:
                 latest[shard] = Failure(**json.loads(self.storage.read(path)))
@@ -239,7 +239,7 @@ class Version:
         """
         kept = {commit.shard: commit.attempt for commit in self.commits()}
         sizes: Counter[str] = Counter()
-        for path, size in self.storage.list("data").items():
+        for path, size in self.storage.files("data").items():
             _, shard, attempt, _ = path.split("/", 3)
             if shard in kept and kept[shard] != attempt:
                 sizes[attempt_folder(shard, attempt)] += size
@@ -274,7 +274,9 @@ class Store:
             fingerprint = self.current()
         if fingerprint is None:
             if len(versions) > 1:
-                raise RequestError(f"{self.storage.url()}: none is promoted; say version=, one of {', '.join(versions)}")
+                raise RequestError(
+                    f"{self.storage.url()}: none is promoted; say version=, one of {', '.join(versions)}"
+                )
             fingerprint = versions[0]
         matches = [name for name in versions if name.startswith(fingerprint)]
         if len(matches) != 1:
@@ -292,7 +294,9 @@ class Store:
         before = self._current()
         if before.get("fingerprint") != version.fingerprint:
             history = [*before.get("history", []), version.fingerprint]
-            self.storage.replace("current.json", canonical_json({"fingerprint": version.fingerprint, "history": history}))
+            self.storage.replace(
+                "current.json", canonical_json({"fingerprint": version.fingerprint, "history": history})
+            )
         return before.get("fingerprint")
 
     def retired(self, keep: int) -> list[str]:

@@ -100,7 +100,9 @@ def _payload_fault(version: Version, commit: ShardCommit, payload: Payload) -> s
                 sha256 = storage.sha256(payload.path)
             fault = _content_fault(version, commit, payload, local)
         if sha256 != payload.sha256:
-            return f"sha256 {sha256[:12]}… is not the committed {payload.sha256[:12]}…" + (f" ({fault})" if fault else "")
+            return f"sha256 {sha256[:12]}… is not the committed {payload.sha256[:12]}…" + (
+                f" ({fault})" if fault else ""
+            )
         return fault
     except FileNotFoundError:
         return "missing"

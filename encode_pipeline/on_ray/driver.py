@@ -56,7 +56,7 @@ def _start_actors(version: Version, config: EncodeConfig) -> list[Any]:
     resources = ray.cluster_resources()
     share = config.gpus_per_actor
     count = config.actors or (int(resources.get("GPU", 0) / share) if share else int(resources.get("CPU", 1)))
-    if share and share * count > resources.get("GPU", 0) or count == 0:
+    if (share and share * count > resources.get("GPU", 0)) or count == 0:
         gpus = resources.get("GPU", 0)
         raise RequestError(
             f"engine=ray: {count or 'any'} actors of {share} GPU need more than the cluster's {gpus:g}; "
@@ -116,7 +116,9 @@ def _schedule(
                 pause = RESTART_PAUSE
                 outcome = failed(task_done.source, describe_error(error), hopeless=False)
             else:
-                outcome = failed(task_done.source, result.error, result.hopeless) if isinstance(result, FailedAttempt) else result
+                outcome = result
+                if isinstance(result, FailedAttempt):
+                    outcome = failed(task_done.source, result.error, result.hopeless)
             free_at[task_done.actor] = time.monotonic() + pause
             if outcome is not None:
                 yield outcome

@@ -1,0 +1,20 @@
+"""`python -m demo run`: the whole line on a small world, from image tars to a page to look at."""
+
+from __future__ import annotations
+
+import sys
+
+from demo.run import DemoConfig, run_demo
+from encode_pipeline.latents.command import Verb, main
+
+VERBS = {
+    "run": Verb(
+        DemoConfig,
+        run_demo,
+        "world, encode on local Ray, seal, verify, promote, train, zero-shot, report; again: resume",
+        show=lambda result: f"report: {result['report']}",
+    )
+}
+
+if __name__ == "__main__":
+    sys.exit(main("demo", VERBS, sys.argv[1:], default="run"))

@@ -1,0 +1,102 @@
+"""What a training run is told. A model's recipe fills in whatever the user does not say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from encode_pipeline.latents.command import RequestError, Settings, build, read_yaml
+
+RECIPES = Path(__file__).parent / "recipes"
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Architecture(Settings):
+    """An OpenCLIP model by its config, without what the latents decide: channels and grid."""
+
+    embed_dim: PositiveInt
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+
+    @field_validator("vision_cfg")
+    @classmethod
+    def _grid_from_latents(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := {"image_size", "in_chans"} & set(value):
+            raise ValueError(f"{', '.join(sorted(taken))}: comes from the latents, not from here")
+        return value
+
+
+class ModelChoice(Settings):
+    """Which model, and the shape of the latents it reads."""
+
+    model: str = Field(description="a recipe's name, or a YAML file with an `architecture`")
+    channels: PositiveInt = Field(4, description="latent channels")
+    grid: PositiveInt = Field(64, description="side of the latent")
+
+
+class TrainConfig(Settings):
+    """A training run."""
+
+    model: str = Field(description="a recipe's name, or a YAML file with an `architecture`")
+    data: str = Field(description="a latent store with a sealed version")
+    out: Path = Field(description="folder for checkpoints and metrics")
+    version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
+    steps: PositiveInt | None = Field(None, description="optimiser steps; or say samples")
+    samples: PositiveInt | None = Field(None, description="samples to see; or say steps")
+    batch_size: PositiveInt
+    lr: float = Field(gt=0, description="peak learning rate")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up, before the cosine to zero")
+    weight_decay: float = Field(0.2, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    eps: float = Field(1e-6, gt=0)
+    clip_grad: float | None = Field(1.0, gt=0, description="largest gradient norm; null for none")
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    repeated_captions: Literal["hard", "soft"] = Field(
+        "hard", description="`soft` counts every picture of an equal caption in the batch as right"
+    )
+    seed: int = 0
+    workers: PositiveInt = Field(2, description="batches prepared ahead")
+    cache: Path | None = Field(None, description="folder for copies of remote shards; by default in `out`")
+    log_every: PositiveInt = 10
+    checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
+    keep_checkpoints: PositiveInt = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "model" not in values:
+            return values
+        recipe = dict(read_recipe(str(values["model"])).get("settings", {}))
+        if values.get("steps") is not None or values.get("samples") is not None:
+            recipe.pop("steps", None), recipe.pop("samples", None)
+        return {**recipe, **values}
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.steps is None) == (self.samples is None):
+            raise ValueError("say steps or samples, one of them")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps if self.steps is not None else -(-(self.samples or 0) // self.batch_size)
+
+
+def read_recipe(model: str) -> dict[str, Any]:
+    """The `architecture` and `settings` of a named recipe or of a user's file."""
+    path = Path(model) if model.endswith((".yaml", ".yml")) else RECIPES / f"{model}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise RequestError(f"model={model}: no such recipe; there are {known}, or give a YAML file")
+    recipe = read_yaml(path)
+    if unknown := set(recipe) - {"architecture", "settings"}:
+        raise RequestError(f"{path}: unknown key {sorted(unknown)[0]!r}; valid: architecture, settings")
+    return recipe
+
+
+def architecture_of(model: str) -> Architecture:
+    """The architecture that a recipe describes."""
+    return build(Architecture, read_recipe(model).get("architecture", {}))
