@@ -74,9 +74,7 @@ def _unit_outlines(shape: str) -> list[NDArray[np.float64]]:
     if shape == "cross":
         arm, end = 0.30, 0.95
         quarter = np.array([[arm, -end], [arm, -arm], [end, -arm]])
-        turns = [
-            np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in np.arange(4) * np.pi / 2
-        ]
+        turns = [np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in np.arange(4) * np.pi / 2]
         return [np.concatenate([quarter @ turn for turn in turns])]
     raise ValueError(f"no shape called {shape!r}; there are {', '.join(SHAPES)}")
 
@@ -114,9 +112,7 @@ def _pattern(kind: str, width: int, height: int, rng: np.random.Generator) -> Pi
     elif kind == "checked":
         wave = np.sin(along * np.float32(np.pi)) * np.sin(across * np.float32(np.pi))
     elif kind == "dotted":
-        wave = (
-            np.cos(along * np.float32(2 * np.pi)) + np.cos(across * np.float32(2 * np.pi)) - np.float32(0.9)
-        )
+        wave = np.cos(along * np.float32(2 * np.pi)) + np.cos(across * np.float32(2 * np.pi)) - np.float32(0.9)
     else:
         raise ValueError(f"no background called {kind!r}; there are {', '.join(BACKGROUNDS)}")
     edge = np.float32(rng.uniform(2, 10))
@@ -153,7 +149,7 @@ def _coverage(polygons: list[NDArray[np.float64]], width: int, height: int) -> M
     mask = np.zeros((height, width), np.uint8)
     for polygon, value in zip(_fixed_point(polygons), (255, 0), strict=False):  # the second one is a hole
         cv2.fillPoly(mask, [polygon], value, lineType=cv2.LINE_AA, shift=SUBPIXEL_BITS)
-    return mask.astype(np.float32) / 255
+    return np.asarray(mask / np.float32(255), dtype=np.float32)
 
 
 def _shadow(coverage: Mask, offset: NDArray[np.float64], blur: float) -> Mask:

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,9 +15,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from demo.drawing import Pixels
-from demo.world import render
+from demo.scene import render
 
-Vae = Any  # an AutoencoderKL: diffusers loads its classes lazily, and a type checker sees no method of theirs
 SHIPPED_VAE = Path(__file__).parent / "vae"
 
 
@@ -41,14 +40,14 @@ def tensor_to_pictures(pixels_bchw: Tensor) -> Pixels:
     return np.asarray(scaled.permute(0, 2, 3, 1).numpy(), dtype=np.uint8)
 
 
-def load_vae(directory: Path) -> Vae:
+def load_vae(directory: Path) -> AutoencoderKL:
     """The VAE of a folder, for measuring."""
     # Without the flag diffusers asks for accelerate, which so small a model does not need.
-    return cast(Any, AutoencoderKL).from_pretrained(directory, low_cpu_mem_usage=False).eval()
+    return AutoencoderKL.from_pretrained(directory, low_cpu_mem_usage=False).eval()
 
 
 @torch.no_grad()
-def reconstruct(vae: Vae, picture: Pixels) -> Pixels:
+def reconstruct(vae: AutoencoderKL, picture: Pixels) -> Pixels:
     """The picture after a way through the latents, by the posterior's mode."""
     posterior = vae.encode(pictures_to_tensor(picture[None])).latent_dist
     return np.asarray(tensor_to_pictures(vae.decode(posterior.mode()).sample)[0], dtype=np.uint8)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demo.drawing import Pixels
-from demo.measure_vae import Vae, centre_square, measure, pictures_to_tensor
-from demo.world import render
+from demo.measure_vae import centre_square, measure, pictures_to_tensor
+from demo.scene import render
 
 CROP = 96
 BATCH = 8  # small: in equal time more steps beat larger batches
@@ -37,9 +36,9 @@ LOG_EVERY = 100
 CHECKPOINT_EVERY_SECONDS = 120.0
 
 
-def small_vae() -> Vae:
-    """An AutoencoderKL of under a million weights that passes colours through before it has learnt anything."""
-    vae = cast(Any, AutoencoderKL)(
+def small_vae() -> AutoencoderKL:
+    """A VAE of under a million weights that passes colours through before it has learnt anything."""
+    vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 16, 32, 64),
@@ -54,7 +53,7 @@ def small_vae() -> Vae:
 
 
 @torch.no_grad()
-def start_near_the_identity(vae: Vae) -> None:
+def start_near_the_identity(vae: AutoencoderKL) -> None:
     """Every convolution copies its input's channels, and residual branches whisper.
 
     From the usual start, grey shapes come soon and colour not for thousands of steps: 17 dB after 450 steps,
@@ -104,9 +103,7 @@ def train(out: Path, steps: int, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     vae = small_vae().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4
-    )
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     checkpoint = out / "resume.pt"
     step, seconds_before = 0, 0.0
     if checkpoint.exists():
@@ -174,16 +171,16 @@ def _forget_lines_after(log: Path, step: int) -> None:
 
 
 def save_checkpoint(
-    path: Path, vae: Vae, optimizer: torch.optim.Optimizer, step: int, seconds: float
+    path: Path, vae: AutoencoderKL, optimizer: torch.optim.Optimizer, step: int, seconds: float
 ) -> None:
     """All that a resumed run needs, replacing the last checkpoint in one move."""
     unfinished = path.with_name(path.name + ".unfinished")
     state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
     torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
-def publish(vae: Vae, out: Path, seed: int) -> dict[str, Any]:
+def publish(vae: AutoencoderKL, out: Path, seed: int) -> dict[str, Any]:
     """Saves the VAE as diffusers does, with the scaling factor that makes its latents' std one."""
     raw = raw_latents(vae, seed)
     scaling_factor = float(1 / raw.std())
@@ -199,12 +196,10 @@ def publish(vae: Vae, out: Path, seed: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def raw_latents(vae: Vae, seed: int, pictures: int = 32) -> NDArray[np.float32]:
+def raw_latents(vae: AutoencoderKL, seed: int, pictures: int = 32) -> NDArray[np.float32]:
     """Posterior means N×4×64×64 of pictures that no training step has drawn."""
     first_unseen = 1 << 31
-    batch = np.stack(
-        [centre_square(render(seed, "train", first_unseen + n).image, 512) for n in range(pictures)]
-    )
+    batch = np.stack([centre_square(render(seed, "train", first_unseen + n).image, 512) for n in range(pictures)])
     means = [vae.encode(pictures_to_tensor(batch[n : n + 4])).latent_dist.mean for n in range(0, pictures, 4)]
     return np.asarray(torch.cat(means).numpy(), dtype=np.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from demo.image_tar import Members, json_bytes, key_of, write_tar
-from demo.world import Picture, metadata_of, render, sample_of
+from demo.image_tar import Members, json_bytes, key_of, metadata_of, sample_of, write_tar
+from demo.scene import Picture, render
 
 FIRST_WART_INDEX = 9000  # in a tar's keys: above every good picture's
 
@@ -33,8 +34,8 @@ class WartPlan:
     upright_sizes: dict[str, tuple[int, int]]  # key -> width, height once EXIF is obeyed
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON can hold it."""
-        return asdict(self)
+        """The plan as it comes back from JSON: lists where there were tuples."""
+        return dict(json.loads(json.dumps(asdict(self))))
 
 
 # wart -> the reason a reader must give, or None where it must accept
@@ -137,9 +138,7 @@ def _plant(wart: str, picture: Picture, key: str) -> tuple[Members, tuple[int, i
         return members, image.size
     elif wart == "rgba_png":
         translucent = image.convert("RGBA")
-        translucent.putalpha(
-            Image.linear_gradient("L").resize(image.size).point(lambda level: 128 + level // 2)
-        )
+        translucent.putalpha(Image.linear_gradient("L").resize(image.size).point(lambda level: 128 + level // 2))
         members = {"png": _file_bytes(translucent, "PNG")} | _without_image(members)
     elif wart == "palette_png":
         members = {"png": _file_bytes(image.quantize(64), "PNG")} | _without_image(members)

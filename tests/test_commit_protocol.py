@@ -1,0 +1,192 @@
+"""Commit, seal, promote, gc: whoever commits first wins, and nothing else counts."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.commit import ShardBuild, ShardCommit, SourceShard
+from encode_pipeline.latents.spec import LatentSpec
+from encode_pipeline.latents.storage import StorageError
+from encode_pipeline.latents.store import Failure, Store, Version
+from tests.conftest import Bucket
+
+OpenStore = Callable[[], Store]
+SOURCES = [SourceShard(uri=f"/tars/{number:05d}.tar", size=100 + number) for number in range(3)]
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    if request.param == "file":
+        return lambda: Store(tmp_path / "store")
+    if request.param == "memory":
+        url = f"memory://{uuid.uuid4().hex}"
+        return lambda: Store(url)
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return lambda: Store(f"{bucket.url}/store")
+
+
+def build(
+    version: Version, source: SourceShard, scratch: Path, samples: int = 2
+) -> tuple[ShardCommit, dict[str, Path]]:
+    folder = scratch / uuid.uuid4().hex
+    with ShardBuild(folder, version.spec, source) as shard:
+        for number in range(samples):
+            latents = [np.full(version.spec.shape, number + view, np.float16) for view in range(version.spec.views)]
+            records = [{"source": source.uri, "view": view} for view in range(version.spec.views)]
+            shard.add(f"{number:09d}", latents, "a caption", records)
+        shard.reject("bad", "too_small", "1x1")
+        return shard.finish("0" * 64, {})
+
+
+def test_the_first_commit_wins_and_the_other_leaves_no_trace(
+    open_store: OpenStore, spec: LatentSpec, tmp_path: Path
+) -> None:
+    version = open_store().create(spec)
+    first, second = (build(version, SOURCES[0], tmp_path) for _ in range(2))
+    assert version.publish(*first) is True
+    assert version.publish(*second) is False
+    assert version.commit(SOURCES[0].name).attempt == first[0].attempt
+    assert {path.split("/")[2] for path in version.storage.files("data")} == {first[0].attempt}
+
+
+def test_racing_attempts_commit_once(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
+    version = open_store().create(spec)
+    attempts = [build(version, SOURCES[0], tmp_path) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        won = list(pool.map(lambda attempt: open_store().version().publish(*attempt), attempts))
+    assert sum(won) == 1
+    winner = attempts[won.index(True)][0]
+    assert version.commit(SOURCES[0].name) == winner
+    assert set(version.storage.files("data")) == {payload.path for payload in winner.payloads}
+
+
+def test_a_lost_acknowledgement_is_still_ours(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
+    version = open_store().create(spec)
+    attempt = build(version, SOURCES[0], tmp_path)
+    assert version.publish(*attempt) is True
+    assert version.publish(*attempt) is True  # the client's own retry finds its own commit there
+    assert len(version.storage.files("data")) == len(attempt[1])
+
+
+def test_missing_is_what_has_no_commit(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
+    version = open_store().create(spec)
+    assert version.missing(SOURCES) == SOURCES
+    version.publish(*build(version, SOURCES[1], tmp_path))
+    for path, local in build(version, SOURCES[2], tmp_path)[1].items():
+        version.storage.publish(local, path)  # payloads without a commit are nothing
+    assert open_store().version().missing(SOURCES) == [SOURCES[0], SOURCES[2]]
+
+
+def test_a_shard_without_a_usable_sample_commits_too(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
+    version = open_store().create(spec)
+    commit, files = build(version, SOURCES[0], tmp_path, samples=0)
+    version.publish(commit, files)
+    assert (commit.read, commit.encoded, commit.rejected, commit.views) == (1, 0, {"too_small": 1}, ())
+    assert version.missing(SOURCES[:1]) == []
+
+
+def test_seal_waits_for_every_planned_shard(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
+    version = open_store().create(spec)
+    version.record_plan(SOURCES)
+    version.record_plan(SOURCES)
+    for source in SOURCES[:2]:
+        version.publish(*build(version, source, tmp_path))
+    with pytest.raises(CheckFailed, match="1 planned shards have no commit"):
+        version.seal()
+    with pytest.raises(CheckFailed):
+        version.seal(accept_failed=True)  # not given up on either: it may be under way
+    version.record_failure(Failure(SOURCES[2].name, SOURCES[2].uri, "bad tar", 1))
+    assert [failure.error for failure in version.failures()] == ["bad tar"]
+    assert version.seal(accept_failed=True) == 4
+    assert version.seal() == 4  # sealed is sealed
+    assert version.manifest().num_rows == 4
+    lines = version.storage.read("shards.txt").decode().split()
+    assert lines == [version.storage.url(path) for path in version.manifest().column("path").to_pylist()]
+    status = version.status().to_dict()
+    assert status["shards"] == {"total": 3, "done": 2, "failed": 1}
+    assert status["samples"] == {"read": 6, "encoded": 4, "rejected": 2} and status["sealed"]
+
+
+def test_a_seal_cut_off_half_way_is_finished_by_the_next(
+    open_store: OpenStore, spec: LatentSpec, tmp_path: Path
+) -> None:
+    version = open_store().create(spec)
+    version.publish(*build(version, SOURCES[0], tmp_path))
+    version.seal()
+    version.storage.delete("shards.txt")
+    assert version.seal() == 2
+    assert version.storage.exists("shards.txt")
+
+
+def test_promote_keeps_a_history_and_gc_frees_what_is_retired(
+    open_store: OpenStore, spec: LatentSpec, tmp_path: Path
+) -> None:
+    store = open_store()
+    versions = [store.create(spec.model_copy(update={"seed": seed})) for seed in range(3)]
+    with pytest.raises(RequestError, match="none is promoted; say version="):
+        store.version()
+    with pytest.raises(CheckFailed, match="not sealed"):
+        store.promote(versions[0])
+    for version in versions:
+        version.publish(*build(version, SOURCES[0], tmp_path))
+        version.seal()
+        store.promote(version)
+    assert store.current() == versions[2].fingerprint
+    assert open_store().version().fingerprint == versions[2].fingerprint
+    assert store.retired(keep=1) == [versions[0].fingerprint]
+    store.promote(versions[0])  # rolled back
+    assert store.retired(keep=1) == [versions[1].fingerprint]
+    assert set(store.retired(keep=0)) == {versions[1].fingerprint, versions[2].fingerprint}
+
+
+def test_gc_names_lost_attempts_but_not_those_that_may_be_alive(
+    open_store: OpenStore, spec: LatentSpec, tmp_path: Path
+) -> None:
+    version = open_store().create(spec)
+    version.publish(*build(version, SOURCES[0], tmp_path))
+    dead, files = build(version, SOURCES[0], tmp_path)
+    _alive, alive_files = build(version, SOURCES[1], tmp_path)
+    for path, local in [*files.items(), *alive_files.items()]:
+        version.storage.publish(local, path)
+    assert list(version.unreferenced()) == [f"data/{SOURCES[0].name}/{dead.attempt}"]
+
+
+def test_commits_notice_edits_and_contradictions(spec: LatentSpec, tmp_path: Path) -> None:
+    version = Store(tmp_path / "store").create(spec)
+    commit, _ = build(version, SOURCES[0], tmp_path)
+    assert commit.problem() is None
+    assert ShardCommit.from_json(commit.to_json(), "here") == commit
+    with pytest.raises(StorageError, match="here: edited or damaged"):
+        ShardCommit.from_json(commit.to_json().replace(b'"read": 3', b'"read": 4'), "here")
+    for lie in ({"read": 4}, {"encoded": 3, "read": 4}, {"shard": "other"}, {"attempt": "other"}):
+        assert commit.model_copy(update=lie).problem() is not None
+
+
+def test_shard_names_are_readable_stable_and_distinct() -> None:
+    name = SourceShard(uri="s3://laion/part 1/00012.tar", size=5, etag="abc").name
+    assert name == SourceShard(uri="s3://laion/part 1/00012.tar", size=5, etag="abc").name
+    assert name.startswith("00012-")
+    others = [
+        ("s3://coyo/00012.tar", 5, "abc"),
+        ("s3://laion/part 1/00012.tar", 6, "abc"),
+        ("s3://laion/part 1/00012.tar", 5, "d"),
+    ]
+    assert len({name, *(SourceShard(uri=u, size=s, etag=e).name for u, s, e in others)}) == 4
+
+
+def test_versions_are_found_by_the_beginning_of_their_name(spec: LatentSpec, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with pytest.raises(RequestError, match="no latent store here"):
+        store.version()
+    version = store.create(spec)
+    assert store.version(version.fingerprint[:4]).spec == spec
+    assert store.version().spec == spec
+    with pytest.raises(RequestError, match="no one version zzz"):
+        store.version("zzz")

@@ -1,0 +1,135 @@
+"""`verify` names the file and the fault, for every kind of damage there is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from encode_pipeline.latents.command import main
+from encode_pipeline.latents.store import Store, Version
+from tests.conftest import Configure, encode_and_seal
+
+
+def verify_by_command(store: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, object]]:
+    from encode_pipeline.__main__ import VERBS
+
+    capsys.readouterr()
+    status = main("encode_pipeline", VERBS, ["verify", str(store), "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def first_tar(version: Version) -> Path:
+    path = version.storage.local_path(version.manifest().column("path").to_pylist()[1])
+    assert path is not None
+    return path
+
+
+def flip_a_byte(version: Version, _: Configure) -> tuple[Path, str]:
+    tar = first_tar(version)
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    return tar, "is not the committed"
+
+
+def truncate(version: Version, _: Configure) -> tuple[Path, str]:
+    tar = first_tar(version)
+    tar.write_bytes(tar.read_bytes()[:-700])
+    return tar, "truncated or altered"
+
+
+def delete(version: Version, _: Configure) -> tuple[Path, str]:
+    tar = first_tar(version)
+    tar.unlink()
+    return tar, "missing"
+
+
+def edit_a_commit(version: Version, _: Configure) -> tuple[Path, str]:
+    path = version.storage.local_path(f"commits/{sorted(version.done())[0]}.json")
+    assert path is not None
+    content = json.loads(path.read_text())
+    content["encoded"] += 1
+    content["read"] += 1
+    path.write_text(json.dumps(content))
+    return path, "edited or damaged"
+
+
+def copy_from_another_version(version: Version, configure: Configure) -> tuple[Path, str]:
+    other = encode_and_seal(configure(store=str(Path(version.storage.root).parent) + "-other", seed=7))
+    ours, theirs = first_tar(version), first_tar(other)
+    shutil.copyfile(theirs, ours)
+    return ours, f"holds latents of version {other.fingerprint}"
+
+
+def lose_a_commit(version: Version, _: Configure) -> tuple[Path, str]:
+    path = version.storage.local_path(f"commits/{sorted(version.done())[0]}.json")
+    assert path is not None
+    path.unlink()
+    return path, "missing: no commit for this shard"
+
+
+def edit_the_shard_list(version: Version, _: Configure) -> tuple[Path, str]:
+    path = version.storage.local_path("shards.txt")
+    assert path is not None
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    return path, "does not list the manifest's tars"
+
+
+def swap_two_views(version: Version, _: Configure) -> tuple[Path, str]:
+    tar = first_tar(version)
+    beside = tar.with_name("view0.tar")
+    first, second = tar.read_bytes(), beside.read_bytes()
+    tar.write_bytes(first if tar == beside else second)
+    return tar, "altered" if len(first) != len(second) else "is not the committed"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_byte,
+        truncate,
+        delete,
+        edit_a_commit,
+        copy_from_another_version,
+        lose_a_commit,
+        edit_the_shard_list,
+        swap_two_views,
+    ],
+)
+def test_damage_is_named(
+    damage: Callable[[Version, Configure], tuple[Path, str]],
+    sealed: Version,
+    configure: Configure,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = Path(sealed.storage.root).parent
+    path, fault = damage(sealed, configure)
+    status, verdict = verify_by_command(store, capsys)
+    assert status == 1 and verdict["ok"] is False
+    problems = verdict["problems"]
+    assert isinstance(problems, list) and len(problems) == 1, problems
+    assert problems[0]["path"] == str(path)
+    assert fault in problems[0]["problem"]
+
+
+def test_an_untouched_store_is_fine(sealed: Version, capsys: pytest.CaptureFixture[str]) -> None:
+    status, verdict = verify_by_command(Path(sealed.storage.root).parent, capsys)
+    assert status == 0 and verdict["ok"] is True and verdict["problems"] == []
+    assert verdict["checked"] == len(sealed.done()) * (1 + sealed.spec.views)
+
+
+def test_a_missing_commit_is_noticed_before_the_seal_too(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from encode_pipeline.run import run
+
+    config = configure()
+    run(config)
+    version = Store(config.store).version()
+    version.storage.delete(f"commits/{sorted(version.done())[0]}.json")
+    status, verdict = verify_by_command(Path(config.store), capsys)
+    assert status == 1 and "no commit" in str(verdict["problems"])
