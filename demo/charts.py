@@ -24,10 +24,10 @@ def line_chart(
     reference: tuple[float, str] | None = None,
 ) -> Markup:
     """A curve over axes that begin at zero; a reference is a dashed level with a name."""
-    width, height, left, right, top, bottom = 440, 240, 52, 16, 28, 42
-    xs, ys = zip(*points, strict=True)
+    width, height, left, right, top, bottom = 330, 220, 48, 12, 28, 42
+    xs, ys = [x for x, _ in points], [y for _, y in points]
     x_ticks, y_ticks = nice_ticks(max(xs)), nice_ticks(max([*ys, *(reference[:1] if reference else ())]))
-    x_end, y_end = max(max(xs), 1e-9), y_ticks[-1]
+    x_end, y_end = max(max(xs), x_ticks[1]), y_ticks[-1]
 
     def across(x: float) -> float:
         return left + (width - left - right) * x / x_end
@@ -132,7 +132,8 @@ def stacked_bar(parts: Sequence[tuple[str, float]]) -> Markup:
 
 def nice_ticks(highest: float) -> list[float]:
     """Round numbers from zero to at least the highest value, four to six of them."""
-    highest = max(highest, 1e-9)
+    if highest <= 0:
+        highest = 1.0
     power = 10.0 ** math.floor(math.log10(highest))
     step = next(power * part for part in (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5) if highest / (power * part) <= 5)
     count = math.ceil(round(highest / step, 9))
@@ -141,8 +142,7 @@ def nice_ticks(highest: float) -> list[float]:
 
 def _svg(width: float, height: float, kind: str, description: str) -> ET.Element:
     box = f"0 0 {width:g} {height:g}"
-    attributes = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": box, "class": kind, "role": "img"}
-    return ET.Element("svg", {**attributes, "aria-label": description})
+    return ET.Element("svg", {"viewBox": box, "class": kind, "role": "img", "aria-label": description})
 
 
 def _add(parent: ET.Element, name: str, kind: str, **attributes: Shape) -> ET.Element:

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from demo.report_run import StoreFacts
-from encode_pipeline.augment import ViewMaker, decode as decode_picture
+from encode_pipeline.augment import ViewMaker
+from encode_pipeline.augment import decode as decode_picture
 from encode_pipeline.config import ViewRecipe
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.writer import Latent
@@ -72,17 +73,20 @@ def show_samples(facts: StoreFacts, tars: Path, vae: LoadedVae) -> list[ShownSam
     """
     spec = facts.version.spec
     chosen = choose(list(_candidates(facts)))
-    made = [_views_again(facts, tars / sample.tar, sample) for sample in chosen]
-    latents = [_latents_of(facts, sample) for sample in chosen]
+    stored = [_stored(facts, sample) for sample in chosen]
+    made = [
+        _views_again(facts, tars / sample.tar, sample, said) for sample, (_, said) in zip(chosen, stored, strict=True)
+    ]
+    latents = [latents_nchw for latents_nchw, _ in stored]
     shown = [np.stack([view.pixels for view in viewed.views]) for viewed in made]
     rgb_map = fit_rgb_map(np.concatenate(latents), np.concatenate(shown))
     sheets = []
-    for sample, viewed, pictures, stored in zip(chosen, made, shown, latents, strict=True):
-        decoded = decode(stored, spec, vae)
+    for sample, viewed, pictures, latents_nchw in zip(chosen, made, shown, latents, strict=True):
+        decoded = decode(latents_nchw, spec, vae)
         views = [
             ShownView(
                 picture=jpeg(pictures[number], SHOWN_SIDE),
-                latent=png(latents_to_rgb(stored[number], rgb_map)),
+                latent=png(latents_to_rgb(latents_nchw[number], rgb_map)),
                 decoded=jpeg(decoded[number], SHOWN_SIDE),
                 psnr=psnr(pictures[number], decoded[number]),
                 parameters=_said(view.parameters),
@@ -174,7 +178,8 @@ def _traits(candidate: _Chosen) -> set[str]:
     return objects | {truth["background"], "wide" if width > height else "tall" if height > width else "even"}
 
 
-def _views_again(facts: StoreFacts, tar: Path, chosen: _Chosen) -> ViewedSample:
+def _views_again(facts: StoreFacts, tar: Path, chosen: _Chosen, said: list[dict[str, Any]]) -> ViewedSample:
+    """The views as the encoder saw them: what is random in them hangs on the sample's name alone."""
     spec = facts.version.spec
     if not tar.is_file():
         raise CheckFailed(f"{tar}: no such tar, and sample {chosen.key} came from it")
@@ -186,17 +191,20 @@ def _views_again(facts: StoreFacts, tar: Path, chosen: _Chosen) -> ViewedSample:
     viewed = maker(sample)
     if isinstance(viewed, Rejected):
         raise CheckFailed(f"{tar}: {chosen.key}: {viewed.reason} now, encoded before")
+    if [view.parameters for view in viewed.views] != said:
+        raise CheckFailed(f"{tar}: {chosen.key}: its views made again are not those in the store")
     return viewed
 
 
-def _latents_of(facts: StoreFacts, chosen: _Chosen) -> Latent:
-    """All views of a sample, in order."""
-    stored = []
+def _stored(facts: StoreFacts, chosen: _Chosen) -> tuple[Latent, list[dict[str, Any]]]:
+    """All views of a sample in order: the latents, and how each view says it was made."""
+    latents, made = [], []
     for view in range(facts.version.spec.views):
         row = next(row for row in facts.rows(view) if row["shard"] == chosen.shard)
         with facts.open(row) as shard:
-            stored.append(shard.latent(chosen.index).copy())
-    return np.stack(stored)
+            latents.append(shard.latent(chosen.index).copy())
+            made.append(shard.metadata(chosen.index)["augmentation"])
+    return np.stack(latents), made
 
 
 def _said(parameters: dict[str, Any]) -> list[str]:

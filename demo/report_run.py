@@ -106,7 +106,9 @@ def read_run(out: Path) -> DemoRun:
     zero_shot = _json(out / "zero-shot" / "result.json")
     predictions = _predictions(out / "zero-shot" / "predictions.jsonl")
     if (found := metrics(predictions)) != zero_shot["metrics"]:
-        raise CheckFailed(f"{out / 'zero-shot'}: result.json says {zero_shot['metrics']}, predictions.jsonl gives {found}")
+        raise CheckFailed(
+            f"{out / 'zero-shot'}: result.json says {zero_shot['metrics']}, predictions.jsonl gives {found}"
+        )
     return DemoRun(
         out=out,
         steps=steps,
@@ -134,7 +136,7 @@ def _store_facts(out: Path, end: str, steps: Mapping[str, Any]) -> StoreFacts:
         status=steps[f"status{end}"]["result"],
         encode=encode["result"],
         seconds=encode["seconds"],
-        commit_bytes=sum(version.storage.list("commits").values()),
+        commit_bytes=sum(version.storage.files("commits").values()),
         manifest_bytes=version.storage.size(MANIFEST),
     )
 
