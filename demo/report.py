@@ -91,7 +91,7 @@ def _about(run: DemoRun, vae: LoadedVae) -> dict[str, Any]:
             "training device": run.steps["train"]["result"]["device"],
             "seeds": f"world {run.world['spec']['seed']}, encoding {spec.seed}, training {run.settings['seed']}",
             "VAE": _from_here(spec.vae.name),
-            "VAE weights sha256": spec.vae.weights_sha256,
+            "VAE sha256, over its tensors": spec.vae.weights_sha256,
             "scaling factor": f"{spec.vae.scaling_factor:g} (latents are stored {spec.scale})",
             "version of the training latents": run.store.version.fingerprint,
             "version of the held-out latents": run.test_store.version.fingerprint,
@@ -108,7 +108,7 @@ def _training(run: DemoRun) -> dict[str, Any]:
     def curve(key: str, label: str, **options: Any) -> str:
         return charts.line_chart([(line["step"], line[key]) for line in lines], "step", label, **options)
 
-    # A line's rate is over the batches since the line before; a resumed run's first counts its own only.
+    # A line's rate and wait are over the time since the line before.
     spans = [
         (line["step"] - before) * batch / line["samples_per_second"]
         for before, line in zip([0, *(line["step"] for line in lines)], lines, strict=False)

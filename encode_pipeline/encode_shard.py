@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig
@@ -157,16 +159,10 @@ class Stopwatch:
 
 def made_by(encoder: LatentEncoder, clock: Stopwatch) -> dict[str, Any]:
     """Which software and device made a shard, for people who wonder later."""
-    import albumentations
-    import cv2
-    import diffusers
-    import PIL
-    import torch
-
-    modules = {"torch": torch, "diffusers": diffusers, "albumentations": albumentations, "opencv": cv2, "pillow": PIL}
+    versions = {name: version(name) for name in ("torch", "diffusers", "albumentations", "pillow")}
     device = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else "cpu"
     return {
-        "versions": {name: module.__version__ for name, module in modules.items()},
+        "versions": versions,
         "device": device,
         "compute_dtype": encoder.dtype_name,
         "batch_size": encoder.batch_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,25 +142,37 @@ class LatentEncoder:
         same = self._dtype is torch.float32 and self.device.type == "cpu"
         self._model = vae.model if same else _copy_to(vae.model, self.device, self._dtype)
         self._model.to(memory_format=torch.channels_last)
+        self._threads = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
 
     def encode(self, pictures: Sequence[Pixels], noise: Sequence[npt.NDArray[np.float32]]) -> EncodedBatch:
         """Latents of up to a batch of pictures. One that is not finite is tried again, alone, in float32."""
-        count = len(pictures)
-        padding = self.batch_size - count  # a fixed shape: the same kernels, so the same bits, for every batch
-        pixels = np.stack([*pictures, *[pictures[-1]] * padding])
-        spread = np.stack([*noise, *[noise[-1]] * padding])
-        latents = self._latents(self._model, self._dtype, pixels, spread)[:count]
+        latents = self._on_cpu(pictures, noise) if self.device.type == "cpu" else self._on_gpu(pictures, noise)
         finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(latents).all(axis=(1, 2, 3)))
         rescued = 0
         for index in np.flatnonzero(~finite):
             if self._dtype is torch.float32:
                 break
             wide = self._vae.model.to(self.device)
-            again = self._latents(wide, torch.float32, pixels[index : index + 1], spread[index : index + 1])[0]
+            again = self._latents(wide, torch.float32, pictures[int(index)][None], noise[int(index)][None])[0]
             if np.isfinite(again).all():
                 latents[index], finite[index] = again, True
                 rescued += 1
         return EncodedBatch(latents, finite, rescued)
+
+    def _on_gpu(self, pictures: Sequence[Pixels], noise: Sequence[npt.NDArray[np.float32]]) -> Latent:
+        """All at once, padded to a fixed shape: the same kernels, so the same bits, for every batch."""
+        padding = self.batch_size - len(pictures)
+        pixels = np.stack([*pictures, *[pictures[-1]] * padding])
+        spread = np.stack([*noise, *[noise[-1]] * padding])
+        return self._latents(self._model, self._dtype, pixels, spread)[: len(pictures)]
+
+    def _on_cpu(self, pictures: Sequence[Pixels], noise: Sequence[npt.NDArray[np.float32]]) -> Latent:
+        """One by one, a thread each: the same bits however many threads, and none waits in a spin for another."""
+        pairs = zip(pictures, noise, strict=True)
+        rows = self._threads.map(
+            lambda pair: self._latents(self._model, self._dtype, pair[0][None], pair[1][None]), pairs
+        )
+        return np.concatenate(list(rows))
 
     def _latents(
         self, model: Any, dtype: torch.dtype, pixels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32]

@@ -94,6 +94,19 @@ def test_a_sample_does_not_depend_on_its_batch(small_vae: Path) -> None:
     assert np.array_equal(together, np.stack(alone))
 
 
+def test_latents_do_not_depend_on_the_number_of_threads(small_vae: Path) -> None:
+    vae = load_vae(str(small_vae))
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            results.append(LatentEncoder(vae, spec_for(vae), batch_size=8).encode(pictures(8), noise(8)).latents)
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
 def test_a_foreign_vae_is_refused(small_vae: Path, tmp_path: Path) -> None:
     vae, other = load_vae(str(small_vae)), load_vae(str(build_vae(tmp_path / "other", seed=1)))
     with pytest.raises(SpecError, match="is not the one of version"):
