@@ -31,8 +31,8 @@ class DemoConfig(Settings):
 
     out: Path = Field(Path("runs/demo"), description="folder of the demo")
     train_pictures: int = Field(600, gt=0)
-    test_pictures: int = Field(480, gt=0, description="a multiple of the 48 classes")
-    steps: int = Field(300, gt=0, description="training steps")
+    test_pictures: int = Field(288, gt=0, description="a multiple of the 48 classes")
+    steps: int = Field(250, gt=0, description="training steps")
     actors: int = Field(2, gt=0, description="Ray actors that encode")
     seed: int = 0
 
