@@ -12,6 +12,7 @@ OUT/report.html     the page
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,8 +23,7 @@ from pydantic import Field
 
 from encode_pipeline.latents.command import CheckFailed, Settings, Verb, load_settings, parse
 
-HERE = Path(__file__).parent
-VAE = HERE / "vae"
+VAE = Path(os.path.relpath(Path(__file__).parent / "vae"))
 
 
 class DemoConfig(Settings):
@@ -39,8 +39,6 @@ class DemoConfig(Settings):
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs whatever of the demo has not been run yet, and writes the report."""
-    from demo.report import write_report
-
     steps = StepLog(config)
     world, store, test_store = config.out / "world", config.out / "store", config.out / "test-store"
     steps.do(
@@ -84,7 +82,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         ],
     )
     report = config.out / "report.html"
-    steps.do("report", "report", lambda: write_report(config.out, report))
+    steps.do("report", f"python -m demo.report {config.out}", lambda: _report(config.out, report))
     print(f"done in {sum(step['seconds'] for step in steps.steps.values()):.0f} s of work", file=sys.stderr)
     return {"report": str(report), **steps.steps["zero-shot"]["result"]["metrics"]}
 
@@ -136,6 +134,12 @@ def _verbs(package: str) -> dict[str, Verb]:
     else:
         from eval.__main__ import VERBS as verbs
     return verbs
+
+
+def _report(out: Path, page: Path) -> Mapping[str, Any]:
+    from demo.report import write_report
+
+    return write_report(out, page)
 
 
 def _world(config: DemoConfig, out: Path) -> Mapping[str, Any]:

@@ -49,7 +49,7 @@ def test_a_shard_that_changed_on_the_way_is_refused(
     bucket.client.put_object(Bucket=bucket.name, Key=key, Body=bytes(data))
     assert [problem.path for problem in verify(version).problems] == [f"{bucket.url}/{key}"]
     config = TrainConfig(model=tiny_model, data=f"{bucket.url}/latents", out=tmp_path / "run", steps=1)  # type: ignore[call-arg]
-    with pytest.raises(CheckFailed, match=r"arrived, .* in the manifest"):
+    with pytest.raises(CheckFailed, match=r"arrived with sha256 .* in the manifest"):
         train(config)
     assert not list((tmp_path / "run" / "cache").rglob("*.tar"))
 

@@ -137,18 +137,22 @@ def test_the_loss_is_open_clips_where_captions_differ() -> None:
 
 
 def test_equal_captions_are_equally_right() -> None:
+    """Which of two pictures of one caption stands in which row is chance, and must not matter."""
     tokens = torch.tensor([[1], [1], [2]])
-    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    perfect = SoftClipLoss()(vectors, vectors, torch.tensor(50.0), tokens)
-    assert perfect < HardClipLoss()(vectors, vectors, torch.tensor(50.0), tokens)
-    assert torch.isclose(perfect, torch.tensor(2 / 3 * torch.log(torch.tensor(2.0))), atol=1e-5)  # entropy of the pair
+    torch.manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(3, 8), dim=-1) for _ in range(2))
+    swapped, scale = image[[1, 0, 2]], torch.tensor(20.0)
+    soft = [SoftClipLoss()(pictures, text, scale, tokens) for pictures in (image, swapped)]
+    hard = [HardClipLoss()(pictures, text, scale, tokens) for pictures in (image, swapped)]
+    assert torch.isclose(soft[0], soft[1], atol=1e-5)
+    assert abs(hard[0] - hard[1]) > 0.1
 
 
 def test_the_schedule_warms_up_and_ends_at_zero(tmp_path: Path) -> None:
     config = TrainConfig(model="latent-vit-demo", data="x", out=tmp_path, steps=100, warmup=10)  # type: ignore[call-arg]
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[9] == max(rates) == config.lr and rates[0] == config.lr / 10
-    assert rates[100] == pytest.approx(0) and all(a >= b for a, b in itertools.pairwise(rates))
+    assert rates[100] == pytest.approx(0) and all(a >= b for a, b in itertools.pairwise(rates[9:]))
 
 
 def test_an_unsealed_store_and_a_damaged_shard_are_refused(sealed: Version, tiny_model: str, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Measured rates, each against the straightforward way in the same run: `make bench`."""
