@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.latents.command import RequestError, to_yaml
@@ -13,9 +13,10 @@ from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.store import Failure, Store, Version
 from encode_pipeline.progress import Progress
 from encode_pipeline.records import ShardFailure
-from encode_pipeline.run_local import run_local
 from encode_pipeline.sources import find_sources
-from encode_pipeline.vae import LoadedVae, load_vae
+
+if TYPE_CHECKING:
+    from encode_pipeline.vae import LoadedVae
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Prepared:
 def prepare(config: EncodeConfig) -> Prepared:
     """Checks the whole request: tars, VAE and how they fit."""
     sources = find_sources(config.source, config.limit)
+    from encode_pipeline.vae import load_vae  # seconds of imports: not before the cheap questions are answered
+
     vae = load_vae(config.vae)
     if config.posterior == "sample" and not vae.has_spread:
         raise RequestError(f"vae: {config.vae}: gives one latent and no distribution; set posterior=mean")
@@ -92,6 +95,8 @@ def _do(missing: list[SourceShard], version: Version, vae: LoadedVae, config: En
             raise RequestError(f"engine=ray: {error}; install latent-clip-pipeline[ray], or use engine=local") from None
         outcomes = run_on_ray(missing, version, config)
     else:
+        from encode_pipeline.run_local import run_local
+
         outcomes = run_local(missing, version, vae, config)
     for outcome in outcomes:
         progress.add(outcome)

@@ -140,3 +140,28 @@ def test_every_sample_conserved_and_no_key_twice(sealed: Version) -> None:
             assert len(keys) == commit.encoded and not keys & seen
             seen |= keys
     assert len(seen) == 4 * 48
+
+
+def test_gc_frees_lost_attempts_and_retired_versions_but_never_the_promoted_one(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from encode_pipeline.__main__ import VERBS
+    from encode_pipeline.latents.command import main
+
+    old, new = (encode_and_seal(configure(views=1, limit=1, seed=seed)) for seed in (0, 1))
+    shard = next(iter(new.done()))
+    new.storage.create(f"data/{shard}/lost-attempt/view0.tar", b"x" * 10)
+    store = str(Path(new.storage.root).parent)
+
+    def gc(*words: str) -> dict[str, object]:
+        capsys.readouterr()
+        assert main("encode_pipeline", VERBS, ["gc", store, *words, "--json"]) == 0
+        told: dict[str, object] = json.loads(capsys.readouterr().out)
+        return told
+
+    assert gc("dry_run=true")["bytes"] == 10 and new.storage.exists(f"data/{shard}/lost-attempt/view0.tar")
+    assert gc()["freed"] == {f"{new.fingerprint}/data/{shard}/lost-attempt": 10}
+    assert gc()["freed"] == {} and Store(store).versions() == sorted([old.fingerprint, new.fingerprint])
+    assert list(gc("--keep", "1")["freed"]) == []  # type: ignore[call-overload]
+    assert list(gc("--keep", "0")["freed"]) == [old.fingerprint]  # type: ignore[call-overload]
+    assert Store(store).versions() == [new.fingerprint]

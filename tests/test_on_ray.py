@@ -66,6 +66,30 @@ def test_a_killed_actor_comes_back_and_nothing_is_lost(
     assert payload_hashes(disturbed) == payload_hashes(undisturbed)
 
 
+def test_more_actors_than_there_is_room_for_do_not_hold_up_the_rest(
+    cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four actors never find a place, as on a cluster that others fill."""
+    monkeypatch.setattr("encode_pipeline.on_ray.driver.ray.cluster_resources", lambda: {"GPU": 4.0, "CPU": 4.0})
+    result = run(configure(engine="ray", actors=4, views=1))
+    assert result["ok"] and result["shards"]["done"] == 3
+
+
+def test_a_tar_that_kills_every_actor_is_given_up_on(
+    cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Poisoned(VaeActor):
+        def encode(self, source):  # type: ignore[no-untyped-def]
+            if source.uri.endswith("00001.tar"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().encode(source)
+
+    monkeypatch.setattr("encode_pipeline.on_ray.driver.VaeActor", Poisoned)
+    result = run(configure(engine="ray", views=1, max_attempts=2))
+    assert result["shards"] == {"done": 2, "failed": 1, "done_by_others": 0}
+    assert result["failures"][0]["attempts"] == 2
+
+
 def test_more_gpus_than_there_are_is_refused(cluster: Cluster, configure: Configure) -> None:
     with pytest.raises(RequestError, match="set actors and gpus_per_actor"):
         run(configure(engine="ray", actors=5))

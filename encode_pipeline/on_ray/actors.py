@@ -23,5 +23,8 @@ class VaeActor:
         self.version = Store(config.store).version(fingerprint)
         self.encoder = LatentEncoder(load_vae(config.vae), self.version.spec, config.batch_size)
 
+    def ready(self) -> None:
+        """Answers once the VAE is loaded."""
+
     def encode(self, source: SourceShard) -> ShardReport | FailedAttempt:
         return attempt_shard(source, self.version, self.encoder, self.config)

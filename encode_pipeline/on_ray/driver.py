@@ -24,12 +24,15 @@ from encode_pipeline.records import ShardFailure, ShardReport
 
 RESTART_PAUSE = 2.0
 """Seconds until an actor that went away is asked again."""
+QUIET = 30.0
+"""Seconds without any actor after which a person is told."""
 
 
 @dataclass(frozen=True)
-class _Task:
-    source: SourceShard
+class _Call:
     actor: int
+    source: SourceShard | None = None
+    """None where the actor is only asked whether it is there."""
 
 
 def run_on_ray(
@@ -62,10 +65,11 @@ def _start_actors(version: Version, config: EncodeConfig) -> list[Any]:
             f"engine=ray: {count or 'any'} actors of {share} GPU need more than the cluster's {gpus:g}; "
             "set actors and gpus_per_actor (0 encodes on CPUs)"
         )
-    cpus = 1 if share else max(1, int(resources.get("CPU", 1)) // count)
+    cpus = resources.get("CPU", 0) / count
+    cpus = min(1.0, cpus) if share else float(int(cpus)) if cpus >= 1 else cpus
     remote = ray.remote(num_gpus=share, num_cpus=cpus, max_restarts=-1, max_task_retries=0)(VaeActor)
     names = [f"vae-{version.fingerprint[:8]}-{number}" for number in range(count)]
-    print(f"engine ray: {count} actors with {share:g} GPU and {cpus} CPU each", file=sys.stderr, flush=True)
+    print(f"engine ray: {count} actors with {share:g} GPU and {cpus:g} CPU each", file=sys.stderr, flush=True)
     return [remote.options(name=name).remote(config, version.fingerprint) for name in names]
 
 
@@ -78,9 +82,13 @@ def _why_it_died(error: ActorDiedError) -> Exception:
 def _schedule(
     queue: deque[SourceShard], actors: Sequence[Any], config: EncodeConfig
 ) -> Iterator[ShardReport | ShardFailure]:
-    running: dict[Any, _Task] = {}
+    """Gives shards to whichever actors answer. One that does not, yet or any more, holds nothing up."""
+    calls: dict[Any, _Call] = {actor.ready.remote(): _Call(number) for number, actor in enumerate(actors)}
     attempts: Counter[str] = Counter()
-    free_at = dict.fromkeys(range(len(actors)), 0.0)
+    asleep: dict[int, float] = {}
+    free: deque[int] = deque()
+    shards_out = 0
+    quiet_since = time.monotonic()
 
     def failed(source: SourceShard, error: str, hopeless: bool) -> ShardFailure | None:
         attempts[source.name] += 1
@@ -89,36 +97,43 @@ def _schedule(
         queue.append(source)
         return None
 
-    while queue or running:
-        now = time.monotonic()
-        for number in [n for n, at in free_at.items() if at <= now]:
-            if not queue:
-                break
-            source = queue.popleft()
-            task = actors[number].encode.options(name=f"encode {source.name}").remote(source)
-            running[task] = _Task(source, number)
-            del free_at[number]
-        if not running:
-            time.sleep(max(0.0, min(free_at.values()) - time.monotonic()))
+    while queue or shards_out:
+        while free and queue:
+            number, source = free.popleft(), queue.popleft()
+            call = actors[number].encode.options(name=f"encode {source.name}").remote(source)
+            calls[call] = _Call(number, source)
+            shards_out += 1
+        for number in [number for number, until in asleep.items() if until <= time.monotonic()]:
+            del asleep[number]
+            calls[actors[number].ready.remote()] = _Call(number)
+        if not calls:
+            time.sleep(RESTART_PAUSE)
             continue
-        finished, _ = ray.wait(list(running), num_returns=1, timeout=RESTART_PAUSE)
-        for reference in finished:
-            task_done = running.pop(reference)
-            pause = 0.0
-            outcome: ShardReport | ShardFailure | None
+        answered, _ = ray.wait(list(calls), num_returns=1, timeout=RESTART_PAUSE)
+        if not answered and not shards_out and time.monotonic() - quiet_since > QUIET:
+            print(
+                f"waiting: none of {len(actors)} actors has come up; is the cluster full?", file=sys.stderr, flush=True
+            )
+            quiet_since = time.monotonic()
+        for reference in answered:
+            call_done = calls.pop(reference)
+            source_done = call_done.source
+            shards_out -= source_done is not None
+            outcome: ShardReport | ShardFailure | None = None
             try:
                 result = ray.get(reference)
             except RayTaskError as error:
                 raise error.cause or error from None
             except ActorDiedError as error:
                 raise _why_it_died(error) from None
-            except RayActorError as error:
-                pause = RESTART_PAUSE
-                outcome = failed(task_done.source, describe_error(error), hopeless=False)
+            except RayActorError as error:  # it went away, and Ray brings it back
+                asleep[call_done.actor] = time.monotonic() + RESTART_PAUSE
+                if source_done is not None:
+                    outcome = failed(source_done, describe_error(error), hopeless=False)
             else:
+                free.append(call_done.actor)
                 outcome = result
-                if isinstance(result, FailedAttempt):
-                    outcome = failed(task_done.source, result.error, result.hopeless)
-            free_at[task_done.actor] = time.monotonic() + pause
+                if isinstance(result, FailedAttempt) and source_done is not None:
+                    outcome = failed(source_done, result.error, result.hopeless)
             if outcome is not None:
                 yield outcome
