@@ -1,4 +1,4 @@
-"""What a longer demo reached: `python -m demo.longer_run OUT` records a finished demo as the one the page compares with."""
+"""What a longer demo reached: `python -m demo.longer_run OUT` records a finished one, for the page to compare with."""
 
 from __future__ import annotations
 
