@@ -162,6 +162,6 @@ def test_gc_frees_lost_attempts_and_retired_versions_but_never_the_promoted_one(
     assert gc("dry_run=true")["bytes"] == 10 and new.storage.exists(f"data/{shard}/lost-attempt/view0.tar")
     assert gc()["freed"] == {f"{new.fingerprint}/data/{shard}/lost-attempt": 10}
     assert gc()["freed"] == {} and Store(store).versions() == sorted([old.fingerprint, new.fingerprint])
-    assert list(gc("--keep", "1")["freed"]) == []  # type: ignore[call-overload]
-    assert list(gc("--keep", "0")["freed"]) == [old.fingerprint]  # type: ignore[call-overload]
+    assert list(gc("--keep", "1")["freed"]) == []
+    assert list(gc("--keep", "0")["freed"]) == [old.fingerprint]
     assert Store(store).versions() == [new.fingerprint]

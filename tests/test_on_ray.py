@@ -53,7 +53,7 @@ def test_a_killed_actor_comes_back_and_nothing_is_lost(
     marker = tmp_path / "killed"
 
     class Suicidal(VaeActor):
-        def encode(self, source):  # type: ignore[no-untyped-def]
+        def encode(self, source):
             if not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_a_tar_that_kills_every_actor_is_given_up_on(
     cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Poisoned(VaeActor):
-        def encode(self, source):  # type: ignore[no-untyped-def]
+        def encode(self, source):
             if source.uri.endswith("00001.tar"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().encode(source)
@@ -99,7 +99,7 @@ def test_a_vae_that_cannot_be_loaded_ends_the_run_in_one_line(
     cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Unloadable(VaeActor):
-        def __init__(self, config, fingerprint):  # type: ignore[no-untyped-def]
+        def __init__(self, config, fingerprint):
             raise RequestError("vae: gone: no such directory")
 
     monkeypatch.setattr("encode_pipeline.on_ray.driver.VaeActor", Unloadable)

@@ -32,7 +32,7 @@ def test_from_s3_to_s3_and_into_the_trainer(
 
     held_out = f"{bucket.url}/tars/test/{{00000..00002}}.tar"
     encode_and_seal(configure(source=held_out, store=f"{bucket.url}/test-latents", views=1))
-    train(TrainConfig(model=tiny_model, data=f"{bucket.url}/latents", out=tmp_path / "run", steps=3))  # type: ignore[call-arg]
+    train(TrainConfig(model=tiny_model, data=f"{bucket.url}/latents", out=tmp_path / "run", steps=3))
     data = f"{bucket.url}/test-latents"
     result = zero_shot(ZeroShotConfig(checkpoint=tmp_path / "run", data=data, classes=world / "test"))
     assert result["n"] == 48
@@ -48,7 +48,7 @@ def test_a_shard_that_changed_on_the_way_is_refused(
     data[3000] ^= 1
     bucket.client.put_object(Bucket=bucket.name, Key=key, Body=bytes(data))
     assert [problem.path for problem in verify(version).problems] == [f"{bucket.url}/{key}"]
-    config = TrainConfig(model=tiny_model, data=f"{bucket.url}/latents", out=tmp_path / "run", steps=1)  # type: ignore[call-arg]
+    config = TrainConfig(model=tiny_model, data=f"{bucket.url}/latents", out=tmp_path / "run", steps=1)
     with pytest.raises(CheckFailed, match=r"arrived with sha256 .* in the manifest"):
         train(config)
     assert not list((tmp_path / "run" / "cache").rglob("*.tar"))

@@ -91,7 +91,7 @@ def test_every_sample_once_an_epoch_each_in_its_own_view(sealed: Version, tmp_pa
 def test_resumed_equals_uninterrupted(sealed: Version, tiny_model: str, tmp_path: Path) -> None:
     def config(out: str, every: int) -> TrainConfig:
         values = {"model": tiny_model, "data": store_of(sealed), "out": tmp_path / out, "checkpoint_every": every}
-        return TrainConfig(**values)  # type: ignore[arg-type]
+        return TrainConfig(**values)
 
     whole = train(config("whole", 100))
     train(config("cut", 3))
@@ -114,14 +114,14 @@ def test_resumed_equals_uninterrupted(sealed: Version, tiny_model: str, tmp_path
 
 def test_a_finished_run_says_so_and_a_changed_one_is_refused(sealed: Version, tiny_model: str, tmp_path: Path) -> None:
     values = {"model": tiny_model, "data": store_of(sealed), "out": tmp_path / "out", "steps": 2}
-    assert train(TrainConfig(**values))["steps_now"] == 2  # type: ignore[arg-type]
-    assert train(TrainConfig(**values))["steps_now"] == 0  # type: ignore[arg-type]
+    assert train(TrainConfig(**values))["steps_now"] == 2
+    assert train(TrainConfig(**values))["steps_now"] == 0
     with pytest.raises(RequestError, match=r"was begun with lr=0.001, not 0.5; use another out="):
-        train(TrainConfig(**values, lr=0.5))  # type: ignore[arg-type]
+        train(TrainConfig(**values, lr=0.5))
 
 
 def test_the_checkpoint_has_open_clips_shape_and_the_spec(sealed: Version, tiny_model: str, tmp_path: Path) -> None:
-    train(TrainConfig(model=tiny_model, data=store_of(sealed), out=tmp_path / "out", steps=1))  # type: ignore[call-arg]
+    train(TrainConfig(model=tiny_model, data=store_of(sealed), out=tmp_path / "out", steps=1))
     content = load_checkpoint(tmp_path / "out")
     assert {"epoch", "name", "state_dict", "optimizer"} <= set(content)
     assert content["spec"]["fingerprint"] == sealed.fingerprint
@@ -149,7 +149,7 @@ def test_equal_captions_are_equally_right() -> None:
 
 
 def test_the_schedule_warms_up_and_ends_at_zero(tmp_path: Path) -> None:
-    config = TrainConfig(model="latent-vit-demo", data="x", out=tmp_path, steps=100, warmup=10)  # type: ignore[call-arg]
+    config = TrainConfig(model="latent-vit-demo", data="x", out=tmp_path, steps=100, warmup=10)
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[9] == max(rates) == config.lr and rates[0] == config.lr / 10
     assert rates[100] == pytest.approx(0) and all(a >= b for a, b in itertools.pairwise(rates[9:]))
@@ -159,7 +159,7 @@ def test_an_unsealed_store_and_a_damaged_shard_are_refused(sealed: Version, tiny
     tar = sealed.storage.local_path(sealed.manifest().column("path").to_pylist()[0])
     assert tar is not None
     tar.write_bytes(tar.read_bytes()[:-1024])
-    config = TrainConfig(model=tiny_model, data=store_of(sealed), out=tmp_path / "out")  # type: ignore[call-arg]
+    config = TrainConfig(model=tiny_model, data=store_of(sealed), out=tmp_path / "out")
     with pytest.raises(CheckFailed, match=r"view0\.tar: .* bytes, .* in the manifest"):
         train(config)
     sealed.storage.delete("manifest.parquet")
@@ -168,9 +168,9 @@ def test_an_unsealed_store_and_a_damaged_shard_are_refused(sealed: Version, tiny
 
 
 def test_a_recipe_fills_in_what_is_not_said(tmp_path: Path) -> None:
-    paper = TrainConfig(model="latent-vit-b-8", data="x", out=tmp_path)  # type: ignore[call-arg]
+    paper = TrainConfig(model="latent-vit-b-8", data="x", out=tmp_path)
     assert (paper.samples, paper.batch_size, paper.warmup, paper.weight_decay) == (34_000_000_000, 81_920, 3000, 0.2)
     assert paper.total_steps == 415_040
-    assert TrainConfig(model="latent-vit-b-8", data="x", out=tmp_path, steps=5).samples is None  # type: ignore[call-arg]
+    assert TrainConfig(model="latent-vit-b-8", data="x", out=tmp_path, steps=5).samples is None
     with pytest.raises(RequestError, match="there are latent-vit-b-4-plus, latent-vit-b-8, latent-vit-demo"):
-        TrainConfig(model="resnet", data="x", out=tmp_path)  # type: ignore[call-arg]
+        TrainConfig(model="resnet", data="x", out=tmp_path)

@@ -19,7 +19,7 @@ from tests.conftest import build_vae
 
 
 def spec_for(vae: LoadedVae, **changes: object) -> LatentSpec:
-    config = EncodeConfig(**{"vae": "x", "source": "x", "store": "x", "image_size": 64, **changes})  # type: ignore[arg-type]
+    config = EncodeConfig(**{"vae": "x", "source": "x", "store": "x", "image_size": 64, **changes})
     return config.spec(vae.identity, vae.latent_shape(64))
 
 

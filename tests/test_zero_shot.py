@@ -26,7 +26,7 @@ __all__ = ["tiny_model"]
 
 @pytest.fixture
 def checkpoint(sealed: Version, tiny_model: str, tmp_path: Path) -> Path:
-    train(TrainConfig(model=tiny_model, data=store_of(sealed), out=tmp_path / "run", steps=2))  # type: ignore[call-arg]
+    train(TrainConfig(model=tiny_model, data=store_of(sealed), out=tmp_path / "run", steps=2))
     return tmp_path / "run"
 
 

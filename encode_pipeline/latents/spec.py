@@ -123,9 +123,12 @@ def convert_scale(latents: Array, vae: VaeIdentity, stored: Scale, wanted: Scale
     if stored == wanted:
         return latents
     values: Any = latents
+    converted: Array
     if wanted == "model":
-        return (values - vae.shift_factor) * vae.scaling_factor  # type: ignore[no-any-return]
-    return values / vae.scaling_factor + vae.shift_factor  # type: ignore[no-any-return]
+        converted = (values - vae.shift_factor) * vae.scaling_factor
+    else:
+        converted = values / vae.scaling_factor + vae.shift_factor
+    return converted
 
 
 def canonical_json(value: Any, indent: int | None = None) -> bytes:
