@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from encode_pipeline.latents.command import CheckFailed, Settings, Verb, load_settings, parse
 
@@ -34,7 +34,14 @@ class DemoConfig(Settings):
     test_pictures: int = Field(288, gt=0, description="a multiple of the 48 classes")
     steps: int = Field(250, gt=0, description="training steps")
     actors: int = Field(2, gt=0, description="Ray actors that encode")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+
+    @field_validator("test_pictures")
+    @classmethod
+    def _every_class_as_often(cls, value: int) -> int:
+        if value % 48:
+            raise ValueError("must be a multiple of the 48 classes")
+        return value
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
@@ -115,7 +122,9 @@ class StepLog:
             raise CheckFailed(f"{name}: {json.dumps(result, default=str)[:2000]}")
         seconds = round(time.monotonic() - started, 1)
         self.steps[name] = {"command": command, "seconds": seconds, "result": dict(result)}
-        self.path.write_text(json.dumps({"asked": self._asked, "steps": self.steps}, indent=1, default=str) + "\n")
+        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
+        unfinished.write_text(json.dumps({"asked": self._asked, "steps": self.steps}, indent=1, default=str) + "\n")
+        unfinished.replace(self.path)
         print(f"[{name}] {seconds} s", file=sys.stderr, flush=True)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from encode_pipeline.config import EncodeConfig, GcRequest, SealRequest, StoreRequest
-from encode_pipeline.latents.command import Verb, main
+from encode_pipeline.latents.command import CheckFailed, Verb, main
+from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Store
 from encode_pipeline.latents.verify import verify
 
@@ -36,12 +37,16 @@ def run_verify(request: StoreRequest) -> Mapping[str, Any]:
         if count == total or count % 100 == 0:
             print(f"verified {count}/{total} shards", file=sys.stderr, flush=True)
 
-    return verify(Store(request.store).version(request.version), say).to_dict()
+    try:
+        version = Store(request.store).version(request.version)
+    except SpecError as error:
+        raise CheckFailed(str(error)) from None
+    return verify(version, say).to_dict()
 
 
 def run_seal(request: SealRequest) -> Mapping[str, Any]:
     version = Store(request.store).version(request.version)
-    tars = version.seal(request.accept_failed)
+    tars = version.seal(request.accept_failed, request.accept_missing)
     return {"fingerprint": version.fingerprint, "tars": tars, "manifest": version.storage.url("manifest.parquet")}
 
 
@@ -54,13 +59,13 @@ def run_promote(request: StoreRequest) -> Mapping[str, Any]:
 def run_gc(request: GcRequest) -> Mapping[str, Any]:
     store = Store(request.store)
     freed: dict[str, int] = {}
-    for fingerprint in store.versions():
+    retired = [] if request.keep is None else store.retired(request.keep)
+    for fingerprint in retired:
+        freed[fingerprint] = sum(store.storage.files(fingerprint).values())
+    for fingerprint in set(store.versions()) - set(retired):
         version = store.version(fingerprint)
         for folder, size in version.unreferenced().items():
             freed[f"{fingerprint}/{folder}"] = size
-    if request.keep is not None:
-        for fingerprint in store.retired(request.keep):
-            freed[fingerprint] = sum(store.storage.files(fingerprint).values())
     if not request.dry_run:
         for path in freed:
             store.storage.delete(path)

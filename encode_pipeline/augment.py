@@ -45,14 +45,15 @@ class ViewMaker:
         return ViewedSample(sample, (width, height), tuple(views))
 
     def _plain(self, picture: Pixels) -> View:
-        """Short side to size, then the centre square."""
+        """The centre square, at the size."""
         height, width = picture.shape[:2]
-        side = self.image_size
-        factor = side / min(height, width)
-        size = (max(side, round(width * factor)), max(side, round(height * factor)))
-        resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        left, top = (size[0] - side) // 2, (size[1] - side) // 2
-        return View(np.ascontiguousarray(resized[top : top + side, left : left + side]), {"recipe": "plain"})
+        short, side = min(height, width), self.image_size
+        left, top = (width - short) // 2, (height - short) // 2
+        # Cut first: a picture of 32 by 3,000,000 pixels is small, but not with its short side at 512.
+        square = picture[top : top + short, left : left + short]
+        interpolation = cv2.INTER_AREA if short > side else cv2.INTER_CUBIC
+        pixels = np.asarray(cv2.resize(square, (side, side), interpolation=interpolation), dtype=np.uint8)
+        return View(pixels, {"recipe": "plain"})
 
     def _augmented(self, picture: Pixels, seed: int) -> View:
         transform = self._transform()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,13 @@ class ViewRecipe(Settings):
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
             raise ValueError("the first must not exceed the second")
+        return value
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _no_more_than_all(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[1] > 1:
+            raise ValueError("is a share of the picture's area, 1 at most")
         return value
 
 
@@ -84,6 +92,31 @@ class EncodeConfig(Settings):
                 raise ValueError(str(error)) from None
         return value
 
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _a_share_or_whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("must be a share of one GPU, or a whole number of them")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _absolute_store(cls, value: str) -> str:
+        return value if "://" in value else str(Path(value).expanduser().absolute())  # actors live in other folders
+
+    @field_validator("vae")
+    @classmethod
+    def _absolute_vae(cls, value: str) -> str:
+        path = Path(value).expanduser()
+        return str(path.absolute()) if path.is_dir() else value  # else it is a hub id, or refused when it is loaded
+
+    @field_validator("scratch")
+    @classmethod
+    def _writable_scratch(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
+            raise ValueError("no folder that can be written to")
+        return None if value is None else value.absolute()
+
     @field_validator("image_size")
     @classmethod
     def _eighths(cls, value: int) -> int:
@@ -115,6 +148,7 @@ class StoreRequest(Settings):
 
 class SealRequest(StoreRequest):
     accept_failed: bool = Field(False, description="leave out the shards that were given up on")
+    accept_missing: bool = Field(False, description="leave out every planned shard without a commit")
 
 
 class GcRequest(StoreRequest):

@@ -80,19 +80,20 @@ def encode_views(
     waiting: deque[tuple[ViewedSample, int]] = deque()
     latents: list[Latent] = []
     broken: int | None = None
+    rescued = 0
     spec = encoder.spec
 
     def noise_of(viewed: ViewedSample, view: int) -> npt.NDArray[np.float32]:
         return posterior_noise(seed_of(spec.seed, shard, viewed.sample.key, view, "posterior"), spec.shape)
 
     def encode_some(count: int) -> Iterator[tuple[EncodedSample | Rejected, int]]:
-        nonlocal latents, broken
+        nonlocal latents, broken, rescued
         batch = [waiting.popleft() for _ in range(count)]
         with clock("noise"):
             noise = [noise_of(viewed, view) for viewed, view in batch]
         with clock("vae"):
             encoded = encoder.encode([viewed.views[view].pixels for viewed, view in batch], noise)
-        rescued = encoded.rescued
+        rescued += encoded.rescued
         for (viewed, view), latent, finite in zip(batch, encoded.latents, encoded.finite, strict=True):
             latents.append(latent)
             if not finite and broken is None:

@@ -50,7 +50,11 @@ def fetch_source(source: SourceShard, scratch: Path) -> tuple[Path, str]:
 
 def _expand(pattern: str) -> Iterator[SourceShard]:
     fs, root = open_filesystem(pattern)
-    for path in braceexpand.braceexpand(root):
+    try:
+        paths = list(braceexpand.braceexpand(root))
+    except ValueError as error:
+        raise RequestError(f"{pattern}: {error}") from None
+    for path in paths:
         if any(letter in path for letter in "*?["):
             entries = fs.glob(path, detail=True)
             for name in sorted(entries):

@@ -55,15 +55,15 @@ def load_vae(name: str) -> LoadedVae:
     subfolder = "vae" if looks_local and (Path(where) / "vae" / "config.json").is_file() else None
     try:
         config = AutoencoderKL.load_config(where, subfolder=subfolder)
-    except OSError as error:
+    except (OSError, AttributeError, TypeError) as error:
         if looks_local:
-            raise RequestError(f"vae: {name}: no diffusers VAE here (no config.json)") from None
+            raise RequestError(f"vae: {name}: no diffusers VAE here (no config.json that describes one)") from None
         try:
             subfolder = "vae"
             config = AutoencoderKL.load_config(where, subfolder=subfolder)
         except OSError:
             raise RequestError(f"vae: {name}: {' '.join(str(error).split())}") from None
-    kind = config.get("_class_name")
+    kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind not in CLASSES:
         raise RequestError(f"vae: {name}: is a {kind}; known are {', '.join(CLASSES)}")
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import torch
 from pydantic import Field
 
@@ -25,7 +26,11 @@ class ZeroShotConfig(Settings):
 
     checkpoint: Path = Field(description="a checkpoint, or a training run's folder")
     data: str = Field(description="a sealed latent store")
-    classes: Path = Field(description=f"folder with {CLASSES_FILE} and {TEMPLATES_FILE}")
+    classes: Path | None = Field(
+        None,
+        description=f"folder with {CLASSES_FILE} and {TEMPLATES_FILE}; by default the labels that occur in the data, "
+        "and OpenCLIP's seven short templates",
+    )
     out: Path | None = Field(None, description="folder for result.json and predictions.jsonl")
     version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
     label: str = Field("class_name", description="the key of a sample's metadata that holds its class name")
@@ -45,25 +50,25 @@ class Prediction:
 
 def zero_shot(config: ZeroShotConfig) -> dict[str, Any]:
     """Accuracy of a checkpoint over all samples of one view of a store."""
-    names, templates = read_classes(config.classes)
     model = LatentClip(config.checkpoint)
     version = Store(config.data).version(config.version)
     model.check(version.spec)
     if config.view >= version.spec.views:
         raise RequestError(f"view={config.view}: {version.storage.url()} has {version.spec.views} views, from 0")
+    run_folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
+    cache = ShardCache(version, (config.out or run_folder) / "cache")
+    rows = [row for row in version.manifest().to_pylist() if row["view"] == config.view]
+    names, templates = _classes(config, cache, rows)
     class_rows = model.embed_classes(names, templates)
-    cache = ShardCache(version, (config.out or config.checkpoint.parent) / "cache")
     predictions: list[Prediction] = []
-    for row in version.manifest().to_pylist():
-        if row["view"] != config.view:
-            continue
+    for row in rows:
         with cache.open(row) as shard:
             labels = [
                 _label(shard.metadata(index), config.label, shard.keys[index], row["path"])
                 for index in range(len(shard))
             ]
             if strange := sorted(set(labels) - set(names)):
-                raise RequestError(f"{row['path']}: label {strange[0]!r} is not in {config.classes / CLASSES_FILE}")
+                raise RequestError(f"{row['path']}: label {strange[0]!r} is not in {config.classes}/{CLASSES_FILE}")
             for start in range(0, len(shard), config.batch_size):
                 some = range(start, min(start + config.batch_size, len(shard)))
                 latents = torch.from_numpy(np.stack([shard.latent(index) for index in some]))
@@ -111,6 +116,18 @@ def metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
     }
 
 
+def _classes(config: ZeroShotConfig, cache: ShardCache, rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    if config.classes is not None:
+        return read_classes(config.classes)
+    names: set[str] = set()
+    for row in rows:
+        with cache.open(row) as shard:
+            names |= {
+                _label(shard.metadata(index), config.label, key, row["path"]) for index, key in enumerate(shard.keys)
+            }
+    return sorted(names), [template("{c}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES]
+
+
 def read_classes(folder: Path) -> tuple[list[str], list[str]]:
     """Class names and prompt templates from the two files that CLIP_benchmark uses."""
     names, templates = (_lines(folder / file) for file in (CLASSES_FILE, TEMPLATES_FILE))
@@ -124,7 +141,10 @@ def read_classes(folder: Path) -> tuple[list[str], list[str]]:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise RequestError(f"{path}: no such file")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise RequestError(f"{path}: not UTF-8") from None
     if not lines:
         raise RequestError(f"{path}: empty")
     return lines

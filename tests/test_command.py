@@ -81,6 +81,11 @@ def test_what_is_wrong_is_one_line(
     assert says in err and err.count("\n") == 1 and err.startswith("error: ")
 
 
+def test_text_is_taken_as_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "paint", "store=0123", "colour=1e3", "layers=2", "--json")
+    assert json.loads(out) == {"ok": True, "store": "0123", "colour": "1e3", "layers": 2, "deep": False}
+
+
 def test_a_bad_file_names_itself_and_the_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "house.yaml"
     file.write_text("store: wall\nlayer: 2\n")

@@ -114,6 +114,27 @@ def test_seal_waits_for_every_planned_shard(open_store: OpenStore, spec: LatentS
     assert status["samples"] == {"read": 6, "encoded": 4, "rejected": 2} and status["sealed"]
 
 
+def test_a_source_that_is_gone_can_be_left_out_of_the_seal(
+    open_store: OpenStore, spec: LatentSpec, tmp_path: Path
+) -> None:
+    version = open_store().create(spec)
+    version.record_plan(SOURCES)
+    version.publish(*build(version, SOURCES[0], tmp_path))
+    with pytest.raises(CheckFailed, match="accept_missing=true"):
+        version.seal(accept_failed=True)
+    assert version.seal(accept_missing=True) == 2
+    assert version.sealed_shards() == {SOURCES[0].name}
+
+
+def test_strange_files_in_a_store_harm_nothing(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
+    version = open_store().create(spec)
+    version.publish(*build(version, SOURCES[0], tmp_path))
+    for path in ("commits/.DS_Store", "commits/backup/x.json", "data/stray", "data/a/b/c/d/e"):
+        version.storage.create(path, b"?")
+    assert version.done() == {SOURCES[0].name}
+    assert version.unreferenced() == {} and version.status().done == 1
+
+
 def test_a_seal_cut_off_half_way_is_finished_by_the_next(
     open_store: OpenStore, spec: LatentSpec, tmp_path: Path
 ) -> None:

@@ -80,6 +80,27 @@ def test_every_flipped_header_byte_is_noticed(tmp_path: Path, spec: LatentSpec) 
         data[position] ^= 0x10
 
 
+def test_every_flipped_byte_is_named_or_gives_other_content(tmp_path: Path, spec: LatentSpec) -> None:
+    """Whatever a disk does to a shard, its reader says so in its own words or hands out other bytes: never a crash."""
+    whole = tmp_path / "a.tar"
+    write(whole, spec, count=2)
+    data = bytearray(whole.read_bytes())
+    broken = tmp_path / "broken.tar"
+    refused = 0
+    for position in range(0, len(data), 5):
+        data[position] ^= 0x80
+        broken.write_bytes(data)
+        try:
+            with LatentShard(broken, spec) as shard:
+                for index in range(len(shard)):
+                    shard.latent(index), shard.caption(index), shard.metadata(index)
+        except (ShardError, SpecError) as error:
+            refused += 1
+            assert "broken.tar" in str(error)
+        data[position] ^= 0x80
+    assert refused > 100
+
+
 def test_writer_refuses_what_readers_would(tmp_path: Path, spec: LatentSpec) -> None:
     with ShardWriter(tmp_path / "a.tar", spec) as writer:
         with pytest.raises(SpecError, match="shape"):

@@ -79,6 +79,15 @@ def edit_the_shard_list(version: Version, _: Configure) -> tuple[Path, str]:
     return path, "does not list the manifest's tars"
 
 
+def break_the_manifest(version: Version, _: Configure) -> tuple[Path, str]:
+    path = version.storage.local_path("manifest.parquet")
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 0xFF  # in the footer, where the schema is
+    path.write_bytes(data)
+    return path, "damaged"
+
+
 def swap_two_views(version: Version, _: Configure) -> tuple[Path, str]:
     tar = first_tar(version)
     beside = tar.with_name("view0.tar")
@@ -97,6 +106,7 @@ def swap_two_views(version: Version, _: Configure) -> tuple[Path, str]:
         copy_from_another_version,
         lose_a_commit,
         edit_the_shard_list,
+        break_the_manifest,
         swap_two_views,
     ],
 )
@@ -120,6 +130,25 @@ def test_an_untouched_store_is_fine(sealed: Version, capsys: pytest.CaptureFixtu
     status, verdict = verify_by_command(Path(sealed.storage.root).parent, capsys)
     assert status == 0 and verdict["ok"] is True and verdict["problems"] == []
     assert verdict["checked"] == len(sealed.done()) * (1 + sealed.spec.views)
+
+
+def test_a_moved_store_is_sealed_again_and_fine(sealed: Version, capsys: pytest.CaptureFixture[str]) -> None:
+    from encode_pipeline.__main__ import VERBS
+
+    old = Path(sealed.storage.root).parent
+    new = old.rename(old.with_name("moved"))
+    status, verdict = verify_by_command(new, capsys)
+    assert status == 1 and "seal again" in str(verdict["problems"])
+    assert main("encode_pipeline", VERBS, ["seal", str(new)]) == 0
+    assert verify_by_command(new, capsys)[0] == 0
+
+
+def test_an_edited_spec_fails_the_check(sealed: Version, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sealed.storage.local_path("spec.json")
+    assert path is not None
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    status, verdict = verify_by_command(Path(sealed.storage.root).parent, capsys)
+    assert status == 1 and "it was edited" in str(verdict["error"]) and str(path) in str(verdict["error"])
 
 
 def test_a_missing_commit_is_noticed_before_the_seal_too(

@@ -98,6 +98,10 @@ def test_bad_values_and_files(tmp_path: Path) -> None:
     refused([*run, "dtype=int4"], "dtype='int4'")
     refused([*run, "recipe=no.yaml"], "no.yaml: no such config file")
     refused([*run, "recipe={hues: 1}"], "unknown key 'recipe.hues'")
+    refused([*run, "gpus_per_actor=1.5"], "must be a share of one GPU, or a whole number")
+    refused([*run, "recipe={crop_scale: [0.5, 9]}"], "is a share of the picture's area")
+    refused([*run, "scratch=/nope"], "no folder that can be written to")
+    refused(["encode_pipeline", "run", "source=x{1..3.tar", "store=y", "vae=z"], "x{1..3.tar: ")
     (tmp_path / "c.yaml").write_text("sources: x\n")
     refused(
         ["encode_pipeline", "run", "--config", str(tmp_path / "c.yaml")],

@@ -62,6 +62,13 @@ def test_accuracy_equals_open_clips_algorithm_item_by_item(
     assert json.loads((tmp_path / "zs" / "result.json").read_text()) == result
 
 
+def test_without_class_files_the_labels_of_the_data_are_the_classes(
+    checkpoint: Path, test_store: Version, world: Path
+) -> None:
+    result = zero_shot(ZeroShotConfig(checkpoint=checkpoint, data=store_of(test_store)))
+    assert (result["classes"], result["templates"], result["n"]) == (48, 7, 48)
+
+
 def test_latents_of_another_scale_are_converted(
     checkpoint: Path, test_store: Version, configure: Configure, world: Path, tmp_path: Path
 ) -> None:

@@ -44,9 +44,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # torch raises many kinds on bytes that are no checkpoint
-        raise RequestError(f"{path}: not a checkpoint: {str(error).splitlines()[0][:200]}") from None
+    except Exception as error:  # torch raises many kinds on bytes that are no checkpoint, with advice not to follow
+        raise RequestError(f"{path}: not a checkpoint that can be read safely ({type(error).__name__})") from None
     lacking = KEYS - set(content) if isinstance(content, dict) else KEYS
     if lacking:
         raise RequestError(f"{path}: not a checkpoint of this trainer: no {', '.join(sorted(lacking))}")
+    kinds = {"epoch": int, "name": str, "step": int}
+    if wrong := [key for key in KEYS if not isinstance(content[key], kinds.get(key, dict))]:
+        raise RequestError(f"{path}: not a checkpoint of this trainer: {', '.join(sorted(wrong))} of another kind")
     return dict(content)

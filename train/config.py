@@ -69,7 +69,7 @@ class TrainConfig(Settings):
     def _fill_from_recipe(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "model" not in values:
             return values
-        recipe = dict(read_recipe(str(values["model"])).get("settings", {}))
+        recipe = dict(_section(str(values["model"]), "settings"))
         if values.get("steps") is not None or values.get("samples") is not None:
             recipe.pop("steps", None), recipe.pop("samples", None)
         return {**recipe, **values}
@@ -99,4 +99,11 @@ def read_recipe(model: str) -> dict[str, Any]:
 
 def architecture_of(model: str) -> Architecture:
     """The architecture that a recipe describes."""
-    return build(Architecture, read_recipe(model).get("architecture", {}))
+    return build(Architecture, _section(model, "architecture"))
+
+
+def _section(model: str, name: str) -> dict[str, Any]:
+    section = read_recipe(model).get(name, {})
+    if not isinstance(section, dict):
+        raise RequestError(f"model={model}: `{name}` holds no keys and values")
+    return section

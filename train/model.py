@@ -23,7 +23,10 @@ def build_model(architecture: Architecture, channels: int, grid: int) -> open_cl
     patch = vision.patch_size
     if not isinstance(patch, int) or grid % patch:
         raise RequestError(f"architecture: patch_size {patch} does not divide a latent of {grid}x{grid}")
-    model = open_clip.CLIP(architecture.embed_dim, vision, text, output_dict=True)
+    try:
+        model = open_clip.CLIP(architecture.embed_dim, vision, text, output_dict=True)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise RequestError(f"architecture: OpenCLIP cannot build it: {error or type(error).__name__}") from None
     visual: Any = model.visual
     stem = visual.conv1
     visual.conv1 = nn.Conv2d(channels, stem.out_channels, stem.kernel_size, stem.stride, bias=stem.bias is not None)

@@ -18,6 +18,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+REMOTE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests")
+"""Whose exceptions mean that a server, a login or an address is wrong, not that the program is."""
+
 
 class RequestError(Exception):
     """What the user asked for cannot be done; the message is one line that says why."""
@@ -79,6 +82,10 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: 
         return _fail(error, 1, as_json)
     except OSError as error:
         return _fail(_one_line(error), 2, as_json)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in REMOTE_LIBRARIES:
+            raise
+        return _fail(f"{type(error).__name__}: {' '.join(str(error).split())}", 2, as_json)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -119,10 +126,10 @@ def parse(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default:
                 value = words.pop(0)
             else:
                 raise RequestError(f"{word} needs a value")
-            _set(flags if key == "config" else overrides, key, value)
+            _set(flags if key == "config" else overrides, key, value, _is_text(verb, key))
         elif "=" in word and word.partition("=")[0].isidentifier():
             key, _, value = word.partition("=")
-            _set(overrides, key, value)
+            _set(overrides, key, value, _is_text(verb, key))
         elif verb.argument is not None and verb.argument not in overrides:
             overrides[verb.argument] = word
         else:
@@ -211,11 +218,21 @@ def describe(package: str, name: str, verb: Verb) -> str:
     return "\n".join(lines)
 
 
-def _set(into: dict[str, Any], key: str, text: str) -> None:
+def _is_text(verb: Verb, key: str) -> bool:
+    """Whether a key takes text, which is then taken as typed: 0123 is a name here and no octal number."""
+    field = verb.settings.model_fields.get(key)
+    kinds = set() if field is None else set(typing.get_args(field.annotation) or (field.annotation,))
+    return key == "config" or kinds in ({str}, {Path}) or kinds in ({str, type(None)}, {Path, type(None)})
+
+
+def _set(into: dict[str, Any], key: str, text: str, is_text: bool) -> None:
     if into.get(key) is not None:
         raise RequestError(f"{key} is given twice")
+    if is_text and text.lower() not in ("null", "none"):
+        into[key] = text
+        return
     try:
-        into[key] = text if key == "config" else yaml.safe_load(text)
+        into[key] = yaml.safe_load(text)
     except yaml.YAMLError:
         into[key] = text
 

@@ -8,7 +8,7 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -66,12 +66,21 @@ class LatentShard:
 
     def caption(self, index: int) -> str:
         start, size = self._entries[index].txt
-        return self._map[start : start + size].decode("utf-8")
+        try:
+            return self._map[start : start + size].decode("utf-8")
+        except UnicodeDecodeError:
+            raise ShardError(f"{self.path}: {self._entries[index].key}.txt: damaged: not UTF-8") from None
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Source, original size, view and augmentation parameters of a sample."""
         start, size = self._entries[index].json
-        return cast("dict[str, Any]", json.loads(self._map[start : start + size]))
+        try:
+            record = json.loads(self._map[start : start + size])
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise ShardError(f"{self.path}: {self._entries[index].key}.json: damaged: not a JSON object")
+        return record
 
     def close(self) -> None:
         with contextlib.suppress(BufferError):  # latents handed out still point into it; it goes when they do

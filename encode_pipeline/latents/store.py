@@ -108,14 +108,15 @@ class Version:
         """Every source shard that any run was asked for, by shard name."""
         sources: dict[str, SourceShard] = {}
         for path in self.storage.files("plans"):
-            for row in _read_table(self.storage, path).to_pylist():
+            for row in _read_table(self.storage, path, PLAN_SCHEMA).to_pylist():
                 source = SourceShard(**row)
                 sources[source.name] = source
         return sources
 
     def done(self) -> set[str]:
         """The names of the shards that have a commit."""
-        return {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self.storage.files("commits")}
+        names = (path.removeprefix("commits/") for path in self.storage.files("commits"))
+        return {name.removesuffix(".json") for name in names if name.endswith(".json") and "/" not in name}
 
     def missing(self, sources: Iterable[SourceShard]) -> list[SourceShard]:
         """Those of the source shards that have no commit yet, in their order."""
@@ -163,11 +164,14 @@ class Version:
     def failures(self) -> list[Failure]:
         """The shards that were given up on and have no commit since."""
         done = self.done()
-        latest: dict[str, Failure] = {}
+        latest: dict[str, Failure] = {}  # any one of a shard's: they differ in the run that gave up
         for path in self.storage.files("failures"):
             shard = path.split("/")[-2]
             if shard not in done:
-                latest[shard] = Failure(**json.loads(self.storage.read(path)))
+                try:
+                    latest[shard] = Failure(**json.loads(self.storage.read(path)))
+                except (ValueError, TypeError):
+                    raise StorageError(f"{self.storage.url(path)}: damaged: not the record of a failure") from None
         return [latest[shard] for shard in sorted(latest)]
 
     def status(self) -> Status:
@@ -185,26 +189,31 @@ class Version:
 
     # --- closing and reading a version ----------------------------------------------------------
 
-    def seal(self, accept_failed: bool = False) -> int:
+    def seal(self, accept_failed: bool = False, accept_missing: bool = False) -> int:
         """Writes the manifest once all planned shards are done; returns how many tars it lists.
 
-        With `accept_failed`, shards that were given up on are left out instead of standing in the way.
+        With `accept_failed`, shards that were given up on are left out instead of standing in the way; with
+        `accept_missing`, so is every planned shard that has no commit, such as one whose source is gone.
         """
         if not self.sealed:
-            self._write_manifest(accept_failed)
+            self._write_manifest(accept_failed, accept_missing)
         addresses = self.addresses()
-        self.storage.create(SHARD_LIST, "".join(f"{address}\n" for address in addresses).encode())
+        text = "".join(f"{address}\n" for address in addresses).encode()
+        # The list only repeats the manifest under today's address, so that of a store that was moved is renewed.
+        if not self.storage.create(SHARD_LIST, text) and self.storage.read(SHARD_LIST) != text:
+            self.storage.replace(SHARD_LIST, text)
         return len(addresses)
 
-    def _write_manifest(self, accept_failed: bool) -> None:
+    def _write_manifest(self, accept_failed: bool, accept_missing: bool) -> None:
         done = self.done()
         given_up = {failure.shard for failure in self.failures()}
-        missing = sorted(set(self.planned()) - done - (given_up if accept_failed else set()))
-        if missing:
+        undone = set(self.planned()) - done
+        missing = sorted(undone - given_up if accept_failed else undone)
+        if missing and not accept_missing:
             names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             raise CheckFailed(
                 f"{self.storage.url()}: {len(missing)} planned shards have no commit ({names}); "
-                "run again, or seal with accept_failed=true"
+                "run again, or seal with accept_failed=true or accept_missing=true"
             )
         rows = [
             {**payload.model_dump(), "shard": commit.shard, "source": commit.source.uri}
@@ -213,7 +222,7 @@ class Version:
         ]
         if not rows:
             raise CheckFailed(f"{self.storage.url()}: nothing to seal: no committed shard holds a latent")
-        about = {"fingerprint": self.fingerprint, "shards": sorted(done), "left_out": sorted(given_up)}
+        about = {"fingerprint": self.fingerprint, "shards": sorted(done), "left_out": sorted(undone)}
         table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
         self.storage.create(MANIFEST, _parquet(table.replace_schema_metadata({"latents": canonical_json(about)})))
 
@@ -225,12 +234,15 @@ class Version:
         """One row for every tar of the sealed version."""
         if not self.sealed:
             raise RequestError(f"{self.storage.url()}: not sealed; run: python -m encode_pipeline seal STORE")
-        return _read_table(self.storage, MANIFEST)
+        return _read_table(self.storage, MANIFEST, MANIFEST_SCHEMA)
 
     def sealed_shards(self) -> set[str]:
         """The shards that the manifest vouches for, those without a usable sample included."""
-        about = json.loads((self.manifest().schema.metadata or {}).get(b"latents", b"{}"))
-        return set(about.get("shards", []))
+        try:
+            about = json.loads((self.manifest().schema.metadata or {})[b"latents"])
+            return set(about["shards"])
+        except (KeyError, ValueError, TypeError):
+            raise StorageError(f"{self.storage.url(MANIFEST)}: damaged: does not list its shards") from None
 
     def unreferenced(self) -> dict[str, int]:
         """Attempt folders that no commit refers to and none ever can, with their sizes.
@@ -240,9 +252,9 @@ class Version:
         kept = {commit.shard: commit.attempt for commit in self.commits()}
         sizes: Counter[str] = Counter()
         for path, size in self.storage.files("data").items():
-            _, shard, attempt, _ = path.split("/", 3)
-            if shard in kept and kept[shard] != attempt:
-                sizes[attempt_folder(shard, attempt)] += size
+            parts = path.split("/")
+            if len(parts) == 4 and parts[1] in kept and kept[parts[1]] != parts[2]:
+                sizes[attempt_folder(parts[1], parts[2])] += size
         return dict(sizes)
 
 
@@ -325,8 +337,13 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _read_table(storage: Storage, path: str) -> pa.Table:
+def _read_table(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
+    data = storage.read(path)
     try:
-        return pq.read_table(io.BytesIO(storage.read(path)))
-    except pa.ArrowInvalid as error:
-        raise StorageError(f"{storage.url(path)}: not a readable table: {error}") from None
+        table = pq.read_table(io.BytesIO(data))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeError) as error:
+        raise StorageError(f"{storage.url(path)}: damaged: {' '.join(str(error).split())[:200]}") from None
+    if not table.schema.equals(schema, check_metadata=False):
+        raise StorageError(f"{storage.url(path)}: damaged: has other columns than it should")
+    return table

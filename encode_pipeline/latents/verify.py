@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +47,10 @@ def verify(version: Version, on_shard: Callable[[int, int], None] | None = None)
     """Checks every commit and re-reads every payload of a version."""
     verdict = Verdict(version.fingerprint)
     done = version.done()
-    verdict.problems += _missing_commits(version, done)
+    try:
+        verdict.problems += list(_missing_commits(version, done))
+    except StorageError as error:  # a damaged plan or manifest, which names itself
+        verdict.problems.append(_problem_of(error))
     names = sorted(done)
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         for count, (checked, size, problems) in enumerate(pool.map(lambda name: _check_shard(version, name), names), 1):
@@ -58,8 +60,17 @@ def verify(version: Version, on_shard: Callable[[int, int], None] | None = None)
             if on_shard:
                 on_shard(count, len(names))
     if version.sealed:
-        verdict.problems += _check_manifest(version, done)
+        try:
+            verdict.problems += list(_check_manifest(version, done))
+        except StorageError as error:
+            if _problem_of(error) not in verdict.problems:
+                verdict.problems.append(_problem_of(error))
     return verdict
+
+
+def _problem_of(error: StorageError) -> Problem:
+    path, _, fault = str(error).partition(": ")
+    return Problem(path, fault)
 
 
 def _missing_commits(version: Version, done: set[str]) -> Iterator[Problem]:
@@ -124,7 +135,7 @@ def _content_fault(version: Version, commit: ShardCommit, payload: Payload, loca
                 record = shard.metadata(index)
                 if record.get("view") != payload.view or record.get("source") != commit.source.uri:
                     return f"{shard.keys[index]}: is of view {record.get('view')} of {record.get('source')}"
-    except (ShardError, SpecError, json.JSONDecodeError) as error:
+    except (ShardError, SpecError) as error:
         return _without_path(error, str(local))
     return None
 
@@ -152,7 +163,9 @@ def _check_manifest(version: Version, done: set[str]) -> Iterator[Problem]:
         yield Problem(version.storage.url(SHARD_LIST), "missing; seal again to write it")
         return
     if found != addresses:
-        yield Problem(version.storage.url(SHARD_LIST), "does not list the manifest's tars; was the store moved?")
+        yield Problem(
+            version.storage.url(SHARD_LIST), "does not list the manifest's tars; if the store was moved, seal again"
+        )
 
 
 def _without_path(error: Exception, path: str) -> str:

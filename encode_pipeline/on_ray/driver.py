@@ -12,7 +12,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from encode_pipeline.attempt import FailedAttempt, describe_error
 from encode_pipeline.config import EncodeConfig
@@ -41,8 +41,9 @@ def run_on_ray(
     """What became of each shard, as soon as it is known. Joins a cluster if there is one, else starts one here."""
     started_here = not ray.is_initialized()
     if started_here:
-        address = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **address)
+        # Without an address Ray would join, or wait for, whatever another program has left on this machine.
+        where = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", **where)
     try:
         actors = _start_actors(version, config)
         try:
@@ -126,7 +127,7 @@ def _schedule(
                 raise error.cause or error from None
             except ActorDiedError as error:
                 raise _why_it_died(error) from None
-            except RayActorError as error:  # it went away, and Ray brings it back
+            except RayError as error:  # it went away, and Ray brings it back
                 asleep[call_done.actor] = time.monotonic() + RESTART_PAUSE
                 if source_done is not None:
                     outcome = failed(source_done, describe_error(error), hopeless=False)
