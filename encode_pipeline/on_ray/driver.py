@@ -38,7 +38,7 @@ class _Call:
 def run_on_ray(
     missing: Sequence[SourceShard], version: Version, config: EncodeConfig
 ) -> Iterator[ShardReport | ShardFailure]:
-    """What became of each shard, as soon as it is known. Joins a cluster if there is one, else starts one here."""
+    """What became of each shard, as soon as it is known. Joins the cluster at RAY_ADDRESS, or starts one here."""
     started_here = not ray.is_initialized()
     if started_here:
         # Without an address Ray would join, or wait for, whatever another program has left on this machine.
