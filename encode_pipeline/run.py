@@ -34,9 +34,15 @@ def prepare(config: EncodeConfig) -> Prepared:
     from encode_pipeline.vae import load_vae  # seconds of imports: not before the cheap questions are answered
 
     vae = load_vae(config.vae)
+    return Prepared(sources, vae, spec_of(config, vae))
+
+
+def spec_of(config: EncodeConfig, vae: LoadedVae) -> LatentSpec:
+    """What the latents of this VAE mean under this configuration."""
     if config.posterior == "sample" and not vae.has_spread:
         raise RequestError(f"vae: {config.vae}: gives one latent and no distribution; set posterior=mean")
-    return Prepared(sources, vae, config.spec(vae.identity, vae.latent_shape(config.image_size)))
+    posterior = config.posterior or ("sample" if vae.has_spread else "mean")
+    return config.spec(vae.identity, vae.latent_shape(config.image_size), posterior)
 
 
 def plan(config: EncodeConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import webdataset as wds
 
 from demo.warts import WartPlan
 from encode_pipeline.augment import ViewMaker
+from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store, Version
@@ -18,7 +19,7 @@ from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Sample, ViewedSample
 from encode_pipeline.run import plan, run
-from encode_pipeline.vae import LatentEncoder, load_vae
+from encode_pipeline.vae import load_vae
 from tests.conftest import Configure, encode_and_seal, payload_hashes
 
 

@@ -154,7 +154,7 @@ class ShardBuild:
             )
         if self._refusals:
             local = self.folder / REJECTED_LIST
-            text = b"".join(line + b"\n" for line in self._refusals)
+            text = b"".join(line + b"\n" for line in sorted(self._refusals))  # in no order of threads or batches
             local.write_bytes(text)
             path = f"{prefix}/{REJECTED_LIST}"
             files[path] = local

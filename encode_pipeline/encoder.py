@@ -1,0 +1,193 @@
+"""Views into latents: a VAE on its device, kept busy, and every latent finite or refused."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encode_pipeline.latents.spec import LatentSpec, SpecError, convert_scale
+from encode_pipeline.latents.writer import Latent
+from encode_pipeline.records import Pixels
+from encode_pipeline.stages import Stopwatch
+from encode_pipeline.vae import PIXELS, LoadedVae, posterior
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+Noise = npt.NDArray[np.float32]
+
+
+class EncoderClosed(Exception):
+    """The run has ended, and with it whatever was still being encoded."""
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    latents: Latent
+    finite: npt.NDArray[np.bool_]
+    rescued: int
+
+
+@dataclass(frozen=True)
+class StartedBatch:
+    """A batch on its way through the VAE, and what a second try at one of its views would need."""
+
+    pictures: Sequence[Pixels]
+    noise: Sequence[Noise]
+    wait: Callable[[], Latent]
+
+
+class LatentEncoder:
+    """A VAE on its device, turning uint8 pictures into what the store holds.
+
+    `start` returns at once, so that a caller prepares the next batch while the device works on this one.
+    """
+
+    def __init__(self, vae: LoadedVae, spec: LatentSpec, batch_size: int, device: torch.device | None = None) -> None:
+        if vae.identity.weights_sha256 != spec.vae.weights_sha256 or vae.identity.config != spec.vae.config:
+            raise SpecError(
+                f"the VAE {vae.identity.name} is not the one of version {spec.fingerprint}, {spec.vae.name}"
+            )
+        self.spec, self.batch_size = spec, batch_size
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        auto = "float32" if self.device.type == "cpu" or vae.identity.name == PIXELS else "float16"
+        self.dtype_name = auto if spec.compute_dtype == "auto" else spec.compute_dtype
+        self._dtype = DTYPES[self.dtype_name]
+        self._vae = vae
+        self._rescuing = threading.Lock()
+        self._turn = threading.Lock()
+        self._free_since: float | None = None
+        self.closed = threading.Event()
+        model = vae.model
+        if self._dtype is not torch.float32 or self.device.type != "cpu":
+            model = copy.deepcopy(model).to(device=self.device, dtype=self._dtype)  # rescues need the float32 original
+        self._backend: _OnCpu | _OnGpu
+        if self.device.type == "cpu":
+            self._backend = _OnCpu(model, spec, self._dtype)
+        else:
+            self._backend = _OnGpu(model, spec, self._dtype, batch_size, self.device)
+
+    @contextmanager
+    def turn(self, clock: Stopwatch) -> Iterator[None]:
+        """The time in which one shard's batches are encoded; the next shard gets ready meanwhile.
+
+        What the device had to wait since the shard before is counted as "between".
+        """
+        with self._turn:
+            if self._free_since is not None:
+                clock.seconds["between"] += time.perf_counter() - self._free_since
+            try:
+                yield
+            finally:
+                self._free_since = time.perf_counter()
+
+    def start(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> StartedBatch:
+        """Sends up to a batch of pictures on their way."""
+        if self.closed.is_set():
+            raise EncoderClosed
+        return StartedBatch(pictures, noise, self._backend.start(pictures, noise))
+
+    def finish(self, batch: StartedBatch) -> EncodedBatch:
+        """The batch's latents. One that is not finite is tried again, alone, in float32."""
+        latents = batch.wait()
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(latents).all(axis=(1, 2, 3)))
+        rescued = 0
+        for index in np.flatnonzero(~finite):
+            again = self._in_float32(batch.pictures[int(index)], batch.noise[int(index)])
+            if np.isfinite(again).all():
+                latents[index], finite[index] = again, True
+                rescued += 1
+        return EncodedBatch(latents, finite, rescued)
+
+    def encode(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> EncodedBatch:
+        return self.finish(self.start(pictures, noise))
+
+    def close(self) -> None:
+        """Encodes nothing more."""
+        self.closed.set()
+
+    def _in_float32(self, picture: Pixels, noise: Noise) -> Latent:
+        with self._rescuing, torch.inference_mode():
+            wide = self._vae.model.to(self.device)
+            pixels, spread = (torch.from_numpy(array[None]).to(self.device) for array in (picture, noise))
+            again = latents_of(wide, self.spec, torch.float32, pixels, spread)
+            return np.array(again[0].cpu().numpy(), order="C")
+
+
+def latents_of(
+    model: Any, spec: LatentSpec, dtype: torch.dtype, pixels_bhwc: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """What the store holds for uint8 pictures: the one way from pixels to a latent, whatever the device."""
+    images = pixels_bhwc.permute(0, 3, 1, 2)  # channels_last as it lies
+    mean, std = posterior(model, (images.float() / 127.5 - 1).to(dtype))
+    latents = mean.float()
+    if spec.posterior == "sample" and std is not None:
+        latents = latents + std.float() * noise
+    return convert_scale(latents, spec.vae, "raw", spec.scale).to(torch.float16)
+
+
+class _OnCpu:
+    """One picture by one, a thread each: the same bits however many threads, and none spins waiting for another."""
+
+    def __init__(self, model: Any, spec: LatentSpec, dtype: torch.dtype) -> None:
+        self._model, self._spec, self._dtype = model.to(memory_format=torch.channels_last), spec, dtype
+        self._threads = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+
+    def start(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> Callable[[], Latent]:
+        rows = [self._threads.submit(self._one, *pair) for pair in zip(pictures, noise, strict=True)]
+        return lambda: np.concatenate([row.result() for row in rows])
+
+    def _one(self, picture: Pixels, noise: Noise) -> Latent:
+        with torch.inference_mode():
+            pixels, spread = torch.from_numpy(picture[None]), torch.from_numpy(noise[None])
+            return np.array(latents_of(self._model, self._spec, self._dtype, pixels, spread).numpy(), order="C")
+
+
+class _OnGpu:
+    """A batch at a time, padded to a fixed shape: the same kernels, so the same bits, for every batch.
+
+    Bytes cross the bus from pinned memory on a stream of their own, beside the batch that is computed.
+    """
+
+    def __init__(self, model: Any, spec: LatentSpec, dtype: torch.dtype, batch_size: int, device: torch.device) -> None:
+        self._model, self._spec, self._dtype, self._batch_size, self._device = model, spec, dtype, batch_size, device
+        self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
+
+    def start(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> Callable[[], Latent]:
+        count = len(pictures)
+        with torch.inference_mode():
+            with torch.cuda.stream(self._copying):
+                pixels = self._send(pictures)
+                spread = self._send(noise)
+            with torch.cuda.stream(self._computing):
+                self._computing.wait_stream(self._copying)
+                for tensor in (pixels, spread):
+                    tensor.record_stream(self._computing)
+                latents = latents_of(self._model, self._spec, self._dtype, pixels, spread)
+                out = torch.empty(latents.shape, dtype=latents.dtype, pin_memory=True)
+                out.copy_(latents, non_blocking=True)
+                done = torch.cuda.Event(blocking=True)
+                done.record()
+
+        def wait() -> Latent:
+            done.synchronize()
+            return np.array(out[:count].numpy(), order="C")
+
+        return wait
+
+    def _send(self, rows: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+        """Rows as one tensor on the device; a short batch is filled up with its last row."""
+        first = torch.from_numpy(rows[0])
+        staged = torch.empty((self._batch_size, *first.shape), dtype=first.dtype, pin_memory=True)
+        as_numpy = staged.numpy()
+        for place in range(self._batch_size):
+            as_numpy[place] = rows[min(place, len(rows) - 1)]
+        return staged.to(self._device, non_blocking=True)
