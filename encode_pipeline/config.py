@@ -165,6 +165,11 @@ class StoreRequest(Settings):
     version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
 
 
+class StatusRequest(StoreRequest):
+    watch: bool = Field(False, description="look again and again, until nothing is left to do")
+    every: float = Field(5.0, gt=0, description="seconds between two looks")
+
+
 class SealRequest(StoreRequest):
     accept_failed: bool = Field(False, description="leave out the shards that were given up on")
     accept_missing: bool = Field(False, description="leave out every planned shard without a commit")

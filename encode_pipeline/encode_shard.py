@@ -10,6 +10,7 @@ encoder's turn decides which is which, so the device goes from one shard to the 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encoder import LatentEncoder, Noise, StartedBatch
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
+from encode_pipeline.latents.status import moment
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.writer import Latent
 from encode_pipeline.randomness import posterior_noise, seed_of
@@ -66,7 +68,7 @@ def encode_shard(
     Raises without a trace in the commits if the tar is bad or a machine fails; a bad sample is counted instead.
     `tell` hears how many views have just been encoded.
     """
-    clock = Stopwatch()
+    clock, began = Stopwatch(), time.time()
     spec = version.spec
     rescued = 0
     make_views = ViewMaker(config.recipe, spec.views, spec.image_size, spec.seed, source.name)
@@ -94,13 +96,8 @@ def encode_shard(
                 rescued += newly_rescued
                 writer.put(item)
         with clock("check"):
-            commit, files = build.finish(source_sha256, made_by(encoder, clock))
-        with clock("publish"):
-            won = version.publish(commit, files)
-    size = sum(payload.size for payload in commit.payloads)
-    return ShardReport(
-        commit.shard, commit.read, commit.encoded, commit.rejected, rescued, size, dict(clock.seconds), won
-    )
+            commit, files = build.finish(source_sha256, made_by(encoder, clock, began), rescued)
+        return ShardReport(commit, won=version.publish(commit, files))
 
 
 def encode_views(
@@ -156,8 +153,8 @@ def encode_views(
         yield from finish()
 
 
-def made_by(encoder: LatentEncoder, clock: Stopwatch) -> dict[str, Any]:
-    """Which software and device made a shard, for people who wonder later."""
+def made_by(encoder: LatentEncoder, clock: Stopwatch, began: float) -> dict[str, Any]:
+    """Which software and device made a shard, when and in what time, for people who wonder later."""
     versions = {name: version(name) for name in ("torch", "diffusers", "albumentations", "pillow")}
     device = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else "cpu"
     return {
@@ -165,6 +162,8 @@ def made_by(encoder: LatentEncoder, clock: Stopwatch) -> dict[str, Any]:
         "device": device,
         "compute_dtype": encoder.dtype_name,
         "batch_size": encoder.batch_size,
+        "began": moment(began),
+        "ended": moment(time.time()),
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
     }
 
