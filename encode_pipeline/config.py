@@ -69,6 +69,11 @@ class EncodeConfig(Settings):
     actors: PositiveInt | None = Field(None, description="Ray actors; by default one for every GPU of the cluster")
     gpus_per_actor: float = Field(1.0, ge=0, description="share of a GPU that an actor holds; 0 runs on CPUs")
     batch_size: PositiveInt = Field(16, description="views encoded at once")
+    kernels: Literal["auto", "fused", "compiled", "plain"] = Field(
+        "auto",
+        description="on a GPU: `fused` by this project, for any AutoencoderKL; `compiled` by torch; `plain` as "
+        "diffusers does; auto is fused where it can be",
+    )
     threads: PositiveInt | None = Field(
         None, description="threads that decode and augment, in each process; by default one a core, 8 at most"
     )

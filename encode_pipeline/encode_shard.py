@@ -22,7 +22,8 @@ import torch
 
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encoder import LatentEncoder, Noise, StartedBatch
+from encode_pipeline.devices import Noise
+from encode_pipeline.encoder import LatentEncoder, StartedBatch
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
 from encode_pipeline.latents.status import moment
 from encode_pipeline.latents.store import Version
@@ -161,6 +162,7 @@ def made_by(encoder: LatentEncoder, clock: Stopwatch, began: float) -> dict[str,
         "versions": versions,
         "device": device,
         "compute_dtype": encoder.dtype_name,
+        "kernels": encoder.kernels,
         "batch_size": encoder.batch_size,
         "began": moment(began),
         "ended": moment(time.time()),

@@ -6,23 +6,23 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from encode_pipeline.latents.spec import LatentSpec, SpecError, convert_scale
+from encode_pipeline.devices import Kernels, Noise, OnCpu, OnGpu, latents_of
+from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.latents.writer import Latent
 from encode_pipeline.records import Pixels
 from encode_pipeline.stages import Stopwatch
 from encode_pipeline.vae import PIXELS, LoadedVae, posterior
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-Noise = npt.NDArray[np.float32]
 
 
 class EncoderClosed(Exception):
@@ -51,7 +51,14 @@ class LatentEncoder:
     `start` returns at once, so that a caller prepares the next batch while the device works on this one.
     """
 
-    def __init__(self, vae: LoadedVae, spec: LatentSpec, batch_size: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        vae: LoadedVae,
+        spec: LatentSpec,
+        batch_size: int,
+        device: torch.device | None = None,
+        kernels: Kernels = "auto",
+    ) -> None:
         if vae.identity.weights_sha256 != spec.vae.weights_sha256 or vae.identity.config != spec.vae.config:
             raise SpecError(
                 f"the VAE {vae.identity.name} is not the one of version {spec.fingerprint}, {spec.vae.name}"
@@ -69,11 +76,14 @@ class LatentEncoder:
         model = vae.model
         if self._dtype is not torch.float32 or self.device.type != "cpu":
             model = copy.deepcopy(model).to(device=self.device, dtype=self._dtype)  # rescues need the float32 original
-        self._backend: _OnCpu | _OnGpu
+        self._backend: OnCpu | OnGpu
         if self.device.type == "cpu":
-            self._backend = _OnCpu(model, spec, self._dtype)
+            if kernels in ("fused", "compiled"):
+                raise RequestError(f"kernels={kernels}: needs a GPU; there is none here")
+            self._backend = OnCpu(model, spec, self._dtype)
         else:
-            self._backend = _OnGpu(model, spec, self._dtype, batch_size, self.device)
+            self._backend = OnGpu(model, spec, self._dtype, batch_size, self.device, kernels)
+        self.kernels = self._backend.kernels
 
     @contextmanager
     def turn(self, clock: Stopwatch) -> Iterator[None]:
@@ -118,76 +128,5 @@ class LatentEncoder:
         with self._rescuing, torch.inference_mode():
             wide = self._vae.model.to(self.device)
             pixels, spread = (torch.from_numpy(array[None]).to(self.device) for array in (picture, noise))
-            again = latents_of(wide, self.spec, torch.float32, pixels, spread)
+            again = latents_of(partial(posterior, wide), self.spec, torch.float32, pixels, spread)
             return np.array(again[0].cpu().numpy(), order="C")
-
-
-def latents_of(
-    model: Any, spec: LatentSpec, dtype: torch.dtype, pixels_bhwc: torch.Tensor, noise: torch.Tensor
-) -> torch.Tensor:
-    """What the store holds for uint8 pictures: the one way from pixels to a latent, whatever the device."""
-    images = pixels_bhwc.permute(0, 3, 1, 2)  # channels_last as it lies
-    mean, std = posterior(model, (images.float() / 127.5 - 1).to(dtype))
-    latents = mean.float()
-    if spec.posterior == "sample" and std is not None:
-        latents = latents + std.float() * noise
-    return convert_scale(latents, spec.vae, "raw", spec.scale).to(torch.float16)
-
-
-class _OnCpu:
-    """One picture by one, a thread each: the same bits however many threads, and none spins waiting for another."""
-
-    def __init__(self, model: Any, spec: LatentSpec, dtype: torch.dtype) -> None:
-        self._model, self._spec, self._dtype = model.to(memory_format=torch.channels_last), spec, dtype
-        self._threads = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
-
-    def start(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> Callable[[], Latent]:
-        rows = [self._threads.submit(self._one, *pair) for pair in zip(pictures, noise, strict=True)]
-        return lambda: np.concatenate([row.result() for row in rows])
-
-    def _one(self, picture: Pixels, noise: Noise) -> Latent:
-        with torch.inference_mode():
-            pixels, spread = torch.from_numpy(picture[None]), torch.from_numpy(noise[None])
-            return np.array(latents_of(self._model, self._spec, self._dtype, pixels, spread).numpy(), order="C")
-
-
-class _OnGpu:
-    """A batch at a time, padded to a fixed shape: the same kernels, so the same bits, for every batch.
-
-    Bytes cross the bus from pinned memory on a stream of their own, beside the batch that is computed.
-    """
-
-    def __init__(self, model: Any, spec: LatentSpec, dtype: torch.dtype, batch_size: int, device: torch.device) -> None:
-        self._model, self._spec, self._dtype, self._batch_size, self._device = model, spec, dtype, batch_size, device
-        self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
-
-    def start(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> Callable[[], Latent]:
-        count = len(pictures)
-        with torch.inference_mode():
-            with torch.cuda.stream(self._copying):
-                pixels = self._send(pictures)
-                spread = self._send(noise)
-            with torch.cuda.stream(self._computing):
-                self._computing.wait_stream(self._copying)
-                for tensor in (pixels, spread):
-                    tensor.record_stream(self._computing)
-                latents = latents_of(self._model, self._spec, self._dtype, pixels, spread)
-                out = torch.empty(latents.shape, dtype=latents.dtype, pin_memory=True)
-                out.copy_(latents, non_blocking=True)
-                done = torch.cuda.Event(blocking=True)
-                done.record()
-
-        def wait() -> Latent:
-            done.synchronize()
-            return np.array(out[:count].numpy(), order="C")
-
-        return wait
-
-    def _send(self, rows: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
-        """Rows as one tensor on the device; a short batch is filled up with its last row."""
-        first = torch.from_numpy(rows[0])
-        staged = torch.empty((self._batch_size, *first.shape), dtype=first.dtype, pin_memory=True)
-        as_numpy = staged.numpy()
-        for place in range(self._batch_size):
-            as_numpy[place] = rows[min(place, len(rows) - 1)]
-        return staged.to(self._device, non_blocking=True)

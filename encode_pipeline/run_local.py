@@ -23,7 +23,7 @@ def run_local(
     tell: Callable[[int], None] = lambda views: None,
 ) -> Iterator[ShardReport | ShardFailure]:
     """What became of each shard, as soon as it is known. `tell` hears of every batch of views."""
-    encoder = LatentEncoder(vae, version.spec, config.batch_size)
+    encoder = LatentEncoder(vae, version.spec, config.batch_size, kernels=config.kernels)
 
     def until_done(source: SourceShard) -> ShardReport | ShardFailure:
         attempt = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encoder import LatentEncoder, latents_of
+from encode_pipeline.devices import latents_of
+from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.run import spec_of
-from encode_pipeline.vae import LoadedVae, load_vae
+from encode_pipeline.vae import LoadedVae, load_vae, posterior
 from tests.conftest import build_vae
 
 
@@ -115,7 +117,7 @@ def test_a_batch_at_once_gives_what_single_pictures_give(small_vae: Path) -> Non
     spec = spec_for(vae)
     pixels, spread = torch.from_numpy(np.stack(pictures(5))), torch.from_numpy(np.stack(noise(5)))
     with torch.inference_mode():
-        batched = latents_of(vae.model, spec, torch.float32, pixels, spread).numpy()
+        batched = latents_of(partial(posterior, vae.model), spec, torch.float32, pixels, spread).numpy()
     single = LatentEncoder(vae, spec, batch_size=8).encode(pictures(5), noise(5)).latents
     assert batched.shape == single.shape == (5, 4, 8, 8)
     assert (np.abs(batched.astype(np.float32) - single) <= np.spacing(np.abs(single))).all()

@@ -22,7 +22,7 @@ class VaeActor:
         torch.set_num_threads(max(1, int(cpus)))
         self.config = config
         self.version = Store(config.store).version(fingerprint)
-        self.encoder = LatentEncoder(load_vae(config.vae), self.version.spec, config.batch_size)
+        self.encoder = LatentEncoder(load_vae(config.vae), self.version.spec, config.batch_size, kernels=config.kernels)
 
     def ready(self) -> None:
         """Answers once the VAE is loaded."""
