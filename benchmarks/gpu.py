@@ -130,24 +130,24 @@ def encode_batches(encoder: LatentEncoder, batches: list[list[Any]], noise: list
 
 def measure_bits(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
     """What a latent's bits depend on: its place in the batch, its company, the encoder, the batch size."""
-    result = {}
+    spec = spec_of(encode_config(), vae)
+    pictures = list(np.random.default_rng(1).integers(0, 256, (16, SIDE, SIDE, 3), dtype=np.uint8))
+    noise = [posterior_noise(number, spec.shape) for number in range(16)]
+
+    def in_fours(encoder: LatentEncoder) -> Any:
+        cuts = [slice(at, at + 4) for at in range(0, 16, 4)]
+        return np.concatenate([encoder.encode(pictures[cut], noise[cut]).latents for cut in cuts])
+
+    wide = LatentEncoder(vae, spec_of(encode_config(dtype="float32"), vae), 4, kernels="plain")
+    exact = in_fours(wide).astype(np.float64)
+    result: dict[str, Any] = {}
     for kernels in config.kernels:
-        spec = spec_of(encode_config(), vae)
-        pictures = list(np.random.default_rng(1).integers(0, 256, (16, SIDE, SIDE, 3), dtype=np.uint8))
-        noise = [posterior_noise(number, spec.shape) for number in range(16)]
         first = LatentEncoder(vae, spec, 16, kernels=kernels)
         latents = first.encode(pictures, noise).latents
         reversed_latents = first.encode(pictures[::-1], noise[::-1]).latents[::-1]
         alone = first.encode(pictures[:1], noise[:1]).latents
         second = LatentEncoder(vae, spec, 16, kernels=kernels).encode(pictures, noise).latents
-        small = LatentEncoder(vae, spec, 4, kernels=kernels)
-        fours = np.concatenate(
-            [small.encode(pictures[at : at + 4], noise[at : at + 4]).latents for at in (0, 4, 8, 12)]
-        )
-        reference = LatentEncoder(vae, spec_of(encode_config(dtype="float32"), vae), 4, kernels="plain")
-        exact = np.concatenate(
-            [reference.encode(pictures[at : at + 4], noise[at : at + 4]).latents for at in (0, 4, 8, 12)]
-        ).astype(np.float64)
+        fours = in_fours(LatentEncoder(vae, spec, 4, kernels=kernels))
         steps = np.abs(fours.astype(np.float64) - latents) / np.spacing(np.abs(latents)).astype(np.float64)
         result[kernels] = {
             "same_in_any_place": bool(np.array_equal(latents, reversed_latents)),
