@@ -21,6 +21,8 @@ Noise = npt.NDArray[np.float32]
 Moments = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 """From images in [-1, 1] to the mean and the standard deviation of their latents."""
 Kernels = Literal["auto", "fused", "compiled", "plain"]
+SLOTS = 4
+"""Batches that have room on their way to the device and back; two are under way."""
 FUSED_ERROR = 0.02
 """How far fused kernels may be from diffusers' own, relative to the latents: float16 and bfloat16 stay well below."""
 
@@ -72,9 +74,10 @@ class OnGpu:
         device: torch.device,
         kernels: Kernels = "auto",
     ) -> None:
-        self._batch_size, self._device = batch_size, device
         self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self.kernels, moments = choose_kernels(model, dtype, kernels)
+        self._slots = [_Slot(batch_size, spec, device) for _ in range(SLOTS)]
+        self._starts = 0
         side = spec.image_size
         with torch.inference_mode():
             self._pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
@@ -83,6 +86,7 @@ class OnGpu:
             if self.kernels == "fused":
                 self._check(compute(), latents_of(partial(posterior, model), spec, dtype, self._pixels, self._noise))
             self._graph = torch.cuda.CUDAGraph()
+            self._computing.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(self._computing):
                 for _ in range(3):  # kernels are compiled and chosen before the capture
                     compute()
@@ -91,35 +95,28 @@ class OnGpu:
                     self._latents = compute()
 
     def start(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> Callable[[], Latent]:
-        count = len(pictures)
+        count, number = len(pictures), self._starts
+        self._starts += 1
+        slot = self._slots[number % SLOTS]
+        slot.fill(pictures, noise)
         with torch.inference_mode():
             with torch.cuda.stream(self._copying):
-                pixels, spread = self._send(pictures), self._send(noise)
+                slot.send()
             with torch.cuda.stream(self._computing):
                 self._computing.wait_stream(self._copying)
-                for sent, place in ((pixels, self._pixels), (spread, self._noise)):
-                    place.copy_(sent)
-                    sent.record_stream(self._computing)
+                self._pixels.copy_(slot.pixels)
+                self._noise.copy_(slot.noise)
                 self._graph.replay()
-                out = torch.empty(self._latents.shape, dtype=torch.float16, pin_memory=True)
-                out.copy_(self._latents, non_blocking=True)
-                done = torch.cuda.Event(blocking=True)
-                done.record()
+                slot.latents.copy_(self._latents, non_blocking=True)
+                slot.done.record()
 
         def wait() -> Latent:
-            done.synchronize()
-            return np.array(out[:count].numpy(), order="C")
+            slot.done.synchronize()
+            if self._starts > number + SLOTS:
+                raise RuntimeError(f"latents of batch {number} were asked for after {SLOTS} more were started")
+            return np.array(slot.latents[:count].numpy(), order="C")
 
         return wait
-
-    def _send(self, rows: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
-        """Rows as one tensor on the device; a short batch is filled up with its last row."""
-        first = torch.from_numpy(rows[0])
-        staged = torch.empty((self._batch_size, *first.shape), dtype=first.dtype, pin_memory=True)
-        as_numpy = staged.numpy()
-        for place in range(self._batch_size):
-            as_numpy[place] = rows[min(place, len(rows) - 1)]
-        return staged.to(self._device, non_blocking=True)
 
     def _check(self, fused: torch.Tensor, own: torch.Tensor) -> None:
         good = torch.isfinite(own).flatten(1).all(1) & torch.isfinite(fused).flatten(1).all(1)
@@ -128,6 +125,32 @@ class OnGpu:
             raise RequestError(
                 f"kernels=fused: latents differ from the VAE's own by {float(difference):.3f}; set kernels=plain"
             )
+
+
+class _Slot:
+    """Room for one batch on its way, pinned in host memory and on the device, used over and over."""
+
+    def __init__(self, batch_size: int, spec: LatentSpec, device: torch.device) -> None:
+        side = spec.image_size
+        self._pixels = torch.empty((batch_size, side, side, 3), dtype=torch.uint8, pin_memory=True)
+        self._noise = torch.empty((batch_size, *spec.shape), pin_memory=True)
+        self.pixels, self.noise = (
+            torch.empty_like(self._pixels, device=device),
+            torch.empty_like(self._noise, device=device),
+        )
+        self.latents = torch.empty((batch_size, *spec.shape), dtype=torch.float16, pin_memory=True)
+        self.done = torch.cuda.Event(blocking=True)
+
+    def fill(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> None:
+        """Takes a batch in; a short one is filled up with its last picture."""
+        self.done.synchronize()  # whoever used it before, and may have left without waiting
+        for rows, staged in ((pictures, self._pixels.numpy()), (noise, self._noise.numpy())):
+            for place in range(len(staged)):
+                staged[place] = rows[min(place, len(rows) - 1)]
+
+    def send(self) -> None:
+        self.pixels.copy_(self._pixels, non_blocking=True)
+        self.noise.copy_(self._noise, non_blocking=True)
 
 
 def choose_kernels(model: Any, dtype: torch.dtype, kernels: Kernels) -> tuple[Kernels, Moments]:

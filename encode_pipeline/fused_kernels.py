@@ -13,29 +13,32 @@ def moments_kernel(
 ):  # fmt: skip
     """Sums and sums of squares of every channel over a piece of a picture; with ADD of x + bias + residual, kept."""
     picture, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    x_ptr += picture * places * C  # within a picture 32 bits are enough
+    residual_ptr += picture * places * C
+    sum_ptr += picture * places_out * C
     channels = tl.arange(0, C)
-    total = tl.zeros([C], tl.float32)
-    squares = tl.zeros([C], tl.float32)
+    total = tl.zeros([PLACES, C], tl.float32)
+    squares = tl.zeros([PLACES, C], tl.float32)
     if ADD:
         bias = tl.load(bias_ptr + channels)[None, :]
     for turn in range(ROUNDS):
         place = (part * ROUNDS + turn) * PLACES + tl.arange(0, PLACES)
         inside = (place < places)[:, None]
-        at = (picture * places + place)[:, None] * C + channels[None, :]
+        at = place[:, None] * C + channels[None, :]
         x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
         if ADD:
             x += bias + tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
-            out = (picture * places_out + (place // width) * width_out + place % width)[:, None] * C
+            out = ((place // width) * width_out + place % width)[:, None] * C + channels[None, :]
             kept = x.to(sum_ptr.dtype.element_ty)
-            tl.store(sum_ptr + out + channels[None, :], kept, mask=inside)
+            tl.store(sum_ptr + out, kept, mask=inside)
             x = tl.where(inside, kept.to(tl.float32), 0.0)
         if MOMENTS:
-            total += tl.sum(x, axis=0)
-            squares += tl.sum(x * x, axis=0)
+            total += x
+            squares += x * x
     if MOMENTS:
         at_part = ((picture * tl.num_programs(1) + part) * 2) * C + channels
-        tl.store(parts_ptr + at_part, total)
-        tl.store(parts_ptr + at_part + C, squares)
+        tl.store(parts_ptr + at_part, tl.sum(total, axis=0))
+        tl.store(parts_ptr + at_part + C, tl.sum(squares, axis=0))
 
 
 @triton.jit
@@ -72,12 +75,14 @@ def normalise_kernel(
     x_ptr, factors_ptr, out_ptr, places, PLACES: tl.constexpr, C: tl.constexpr, SILU: tl.constexpr
 ):  # fmt: skip
     picture = tl.program_id(0).to(tl.int64)
+    x_ptr += picture * places * C
+    out_ptr += picture * places * C
     channels = tl.arange(0, C)
     factor = tl.load(factors_ptr + picture * 2 * C + channels)[None, :]
     summand = tl.load(factors_ptr + picture * 2 * C + C + channels)[None, :]
     place = tl.program_id(1) * PLACES + tl.arange(0, PLACES)
     inside = (place < places)[:, None]
-    at = (picture * places + place)[:, None] * C + channels[None, :]
+    at = place[:, None] * C + channels[None, :]
     y = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32) * factor + summand
     if SILU:
         y = y * (1.0 / (1.0 + tl.exp(-y)))
