@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from encode_pipeline.augment import ViewMaker
@@ -43,23 +42,27 @@ def source_samples(source: SourceShard, keys: Collection[str]) -> dict[str, Samp
     return found
 
 
-def find_origins(samples: Iterable[StoredSample], views: Collection[int], spec: LatentSpec) -> list[Origin]:
+def find_origins(samples: Sequence[StoredSample], views: Collection[int], spec: LatentSpec) -> list[Origin]:
     """The origin of each sample, in their order; a source that cannot be read says why."""
-    origins: list[Origin] = []
-    for shard, group in groupby(samples, key=lambda sample: sample.shard):
-        stored = list(group)
-        try:
-            recipe = build(ViewRecipe, spec.recipe)
-            found = source_samples(stored[0].source, {sample.key for sample in stored})
-        except Exception as error:
-            if not _is_unreachable(error):
-                raise
-            origins += [Origin(missing=f"source not readable: {' '.join(str(error).split())}")] * len(stored)
-            continue
-        make_views = ViewMaker(recipe, spec.views, spec.image_size, spec.seed, shard)
-        for sample in stored:
-            origins.append(_origin(sample, found.get(sample.key), views, recipe, make_views))
-    return origins
+    by_shard: dict[str, list[StoredSample]] = {}
+    for sample in samples:
+        by_shard.setdefault(sample.shard, []).append(sample)
+    found = {shard: _origins_of(stored, views, spec) for shard, stored in by_shard.items()}
+    return [found[sample.shard][sample.key] for sample in samples]
+
+
+def _origins_of(stored: Sequence[StoredSample], views: Collection[int], spec: LatentSpec) -> dict[str, Origin]:
+    """The origins of samples of one shard, by key."""
+    try:
+        recipe = build(ViewRecipe, spec.recipe)
+        samples = source_samples(stored[0].source, {sample.key for sample in stored})
+    except Exception as error:
+        if not _is_unreachable(error):
+            raise
+        missing = Origin(missing=f"source not readable: {' '.join(str(error).split())}")
+        return dict.fromkeys((sample.key for sample in stored), missing)
+    make_views = ViewMaker(recipe, spec.views, spec.image_size, spec.seed, stored[0].shard)
+    return {sample.key: _origin(sample, samples.get(sample.key), views, recipe, make_views) for sample in stored}
 
 
 def _origin(

@@ -24,7 +24,7 @@ from encode_pipeline.preview.origins import Origin, find_origins
 from encode_pipeline.preview.page import Preview, write_page
 from encode_pipeline.preview.rgb import PIXEL_MAP, RgbMap, false_colour_map, fit_rgb_map
 from encode_pipeline.preview.show import show
-from encode_pipeline.preview.stored import StoredSample, more_latents, named_places, random_places, read_places
+from encode_pipeline.preview.stored import Place, StoredSample, more_latents, named_places, random_places, read_places
 from encode_pipeline.records import Pixels
 from encode_pipeline.vae import LoadedVae
 
@@ -36,8 +36,15 @@ def preview(request: PreviewRequest) -> dict[str, Any]:
     store = Store(request.store)
     version = store.version(request.version)
     views = _views(request, version.spec)
-    decoder, notes = _decoder(request, version.spec)
-    stored, more = _read(request, version, views)
+    with tempfile.TemporaryDirectory(prefix="preview-") as scratch:
+        cache = ShardCache(version, Path(scratch))
+        places = _places(request, version, views, cache)
+        decoder, notes = _decoder(request, version.spec)  # seconds: not before the cheap questions are answered
+        stored = read_places(places, views, cache)
+        more = list(more_latents(places, views, cache, request.seed))
+    request.out.mkdir(parents=True, exist_ok=True)
+    if request.keys is not None:
+        stored.sort(key=lambda sample: request.named.index(sample.key))
     origins = find_origins(stored, views, version.spec)
     decoded = _decode_all(stored, version.spec, decoder)
     rgb_map, map_how = _rgb_map(stored, origins, decoded, version.spec)
@@ -62,7 +69,6 @@ def preview(request: PreviewRequest) -> dict[str, Any]:
         warnings=warnings_of(channels, len(measured)),
         notes=[*notes, *_gaps(request, stored, origins)],
     )
-    request.out.mkdir(parents=True, exist_ok=True)
     page, sheet = request.out / "index.html", request.out / "contact-sheet.png"
     write_page(page, found)
     write_contact_sheet(sheet, found)
@@ -90,19 +96,10 @@ def _decoder(request: PreviewRequest, spec: LatentSpec) -> tuple[LoadedVae | Non
         return None, [f"Nothing is decoded, because the VAE is not to be had: {error}. Say vae= to name where it is."]
 
 
-def _read(request: PreviewRequest, version: Version, views: Sequence[int]) -> tuple[list[StoredSample], list[Latent]]:
-    """The samples to show, in the order asked for, and more latents of the same shards."""
-    with tempfile.TemporaryDirectory(prefix="preview-") as scratch:
-        cache = ShardCache(version, Path(scratch))
-        if request.keys is None:
-            places = random_places(version, request.n, views, request.seed)
-        else:
-            places = named_places(version, request.named, views[0], cache)
-        samples = read_places(places, views, cache)
-        more = list(more_latents(places, views, cache, request.seed))
-    if request.keys is not None:
-        samples.sort(key=lambda sample: request.named.index(sample.key))
-    return samples, more
+def _places(request: PreviewRequest, version: Version, views: Sequence[int], cache: ShardCache) -> list[Place]:
+    if request.keys is None:
+        return random_places(version, request.n, views, request.seed)
+    return named_places(version, request.named, views[0], cache)
 
 
 def _decode_all(samples: Sequence[StoredSample], spec: LatentSpec, vae: LoadedVae | None) -> list[Pixels | None]:
@@ -145,7 +142,7 @@ def _gaps(request: PreviewRequest, samples: Sequence[StoredSample], origins: Seq
     """What is not on the sheet, and why."""
     lines = []
     if request.keys is None and len(samples) < request.n:
-        lines.append(f"There are only {len(samples)} samples so far.")
+        lines.append(f"There are only {len(samples)} samples to show.")
     reasons = dict.fromkeys(origin.missing for origin in origins if origin.missing)
     without = sum(origin.missing is not None for origin in origins)
     if without:

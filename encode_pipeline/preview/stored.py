@@ -13,7 +13,7 @@ import numpy as np
 from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import Payload, ShardCommit, SourceShard
-from encode_pipeline.latents.reader import LatentShard
+from encode_pipeline.latents.reader import LatentShard, ShardError
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.writer import Latent
 
@@ -109,8 +109,8 @@ def read_places(places: Sequence[Place], views: Sequence[int], cache: ShardCache
         shards = [cache.open(_payload(commit, view).model_dump()) for view in views]
         keys = shards[0].keys
         for index in place.indices:
-            latents = np.stack([shard.latent(index) for shard in shards])
-            records = tuple(shard.metadata(index) for shard in shards)
+            latents = np.stack([_latent(shard, index) for shard in shards])
+            records = tuple(_record(shard, index) for shard in shards)
             caption = shards[0].caption(index)
             samples.append(StoredSample(commit.shard, commit.source, keys[index], caption, latents, records))
         for shard in shards:
@@ -126,12 +126,22 @@ def more_latents(places: Sequence[Place], views: Sequence[int], cache: ShardCach
         others = sorted(set(range(place.commit.encoded)) - set(place.indices))
         for view in views:
             with cache.open(_payload(place.commit, view).model_dump()) as shard:
-                yield from _copies(shard, chance.sample(others, min(each, len(others))))
+                for index in chance.sample(others, min(each, len(others))):
+                    yield _latent(shard, index)
 
 
-def _copies(shard: LatentShard, indices: Sequence[int]) -> Iterator[Latent]:
-    for index in indices:
-        yield shard.latent(index).copy()
+def _latent(shard: LatentShard, index: int) -> Latent:
+    latent = shard.latent(index).copy()
+    if not np.isfinite(latent).all():
+        raise ShardError(f"{shard.path}: {shard.keys[index]}.npy: damaged: not finite; run verify")
+    return latent
+
+
+def _record(shard: LatentShard, index: int) -> dict[str, Any]:
+    record = shard.metadata(index)
+    if missing := [name for name in ("view", "original_size", "augmentation") if name not in record]:
+        raise ShardError(f"{shard.path}: {shard.keys[index]}.json: does not say {', '.join(missing)}")
+    return record
 
 
 def _committed(version: Version) -> list[str]:
