@@ -114,12 +114,17 @@ def show_run(result: Mapping[str, Any]) -> str:
 
 
 def show_preview(result: Mapping[str, Any]) -> str:
-    lines = [f"page   {result['html']}", f"sheet  {result['png']}", f"{len(result['samples'])} samples shown"]
+    lines = [
+        f"page   {result['html']}",
+        f"sheet  {result['png']}",
+        f"shown  {', '.join(sample['key'] for sample in result['samples'])}",
+    ]
     lines += [f"channel      mean       std    expected   over {result['latents']} raw latents"]
     for number, channel in enumerate(result["channels"]):
         line = f"{number:>7}  {channel['mean']:>+8.3f}  {channel['std']:>8.3f}"
         if channel["expected_std"] is not None:
             line += f"    {channel['expected_mean']:+.3f} ± {channel['expected_std']:.3f}"
+        line += "  drifted" if channel["drift"] else ""
         lines.append(line)
     lines += [] if result["expected"] is None else [result["expected"]]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in result["warnings"]), *result["notes"]])

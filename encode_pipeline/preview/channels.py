@@ -87,16 +87,17 @@ def measure(raw_nchw: npt.NDArray[np.float32], expected: Expectation | str) -> l
 
 
 def warnings_of(channels: Sequence[Channel], latents: int) -> list[str]:
-    """A line for every channel that has drifted, and one before them if all have, and in the same way."""
+    """A line for every channel that has drifted, or one for all if they are all too wide or all too narrow."""
     lines = [f"channel {number}: {channel.drift}" for number, channel in enumerate(channels) if channel.drift]
     ratios = [channel.std / channel.expected_std for channel in channels if channel.expected_std]
-    if len(channels) > 1 and ratios and (min(ratios) > STD_FACTOR or max(ratios) < 1 / STD_FACTOR):
-        middle = float(np.median(ratios))
-        lines.insert(
-            0,
-            f"all {len(channels)} channels are spread {middle:.3g} times as widely as they should be: the "
-            "scaling factor in the spec may be wrong, or the scale that the latents are stored in",
-        )
+    if len(ratios) > 1 and (min(ratios) > STD_FACTOR or 0 < max(ratios) < 1 / STD_FACTOR):
+        found = _range([channel.std for channel in channels])
+        promised = _range([channel.expected_std for channel in channels if channel.expected_std])
+        lines = [
+            f"all {len(channels)} channels: standard deviations {found} where {promised} "
+            f"is expected, {float(np.median(ratios)):.3g} times as wide: the scaling factor in the spec may be wrong, "
+            "or the scale that the latents are stored in"
+        ]
     return [f"{line} (over {latents} latents)" for line in lines]
 
 
@@ -107,3 +108,8 @@ def _drift(mean: float, std: float, expected_mean: float, expected_std: float) -
     if abs(mean - expected_mean) > MEAN_SHIFT * expected_std:
         found.append(f"mean {mean:.3g} where {expected_mean:.3g} ± {expected_std:.3g} is expected")
     return ", ".join(found) or None
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"

@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from encode_pipeline.preview.channels import Channel
 from encode_pipeline.preview.histogram import densities, expected_density, spread_text, top_density
 from encode_pipeline.preview.page import Preview
-from encode_pipeline.preview.show import ShownSample
+from encode_pipeline.preview.show import ShownSample, ShownView
 from encode_pipeline.records import Pixels
 
-CELL, GAP, PAD, LEFT, LABELS, LINE = 120, 6, 24, 190, 56, 17
+CELL, GAP, PAD, LEFT, LABELS, LINE, SMALL_LINE = 120, 6, 24, 190, 56, 17, 13
 WIDTH = 1600
 """Cards stand side by side as long as they fit into this; one that is wider stands alone."""
 CHART_WIDTH, CHART_HEIGHT = 340, 130
@@ -33,14 +33,15 @@ class ContactSheet:
         samples, channels = found.samples, found.channels
         version = found.version
         self.head = [
-            f"{len(samples)} samples of version {version.fingerprint} ({found.state})",
+            f"{len(samples)} sample{'s' * (len(samples) > 1)} of version {version.fingerprint} ({found.state})",
             f"{version.storage.url()} · VAE {version.spec.vae.name}",
             *(f"warning: {warning}" for warning in found.warnings),
             *found.notes,
         ]
         self.rows = [row for row in ROWS if any(getattr(view, row[1]) is not None for s in samples for view in s.views)]
         self.card_width = LEFT + LABELS + len(samples[0].views) * (CELL + GAP)
-        self.card_height = max(len(self.rows) * (CELL + GAP) + LINE, 210 + 6 * LINE)
+        printed = max(len(_print_of(view)) for sample in samples for view in sample.views)
+        self.card_height = max(LINE + len(self.rows) * (CELL + GAP) + printed * SMALL_LINE, 210 + 6 * LINE)
         self.columns = max(1, min(len(samples), (WIDTH - PAD) // (self.card_width + PAD)))
         self.chart_columns = 4
         self.width = PAD + max(self.columns * (self.card_width + PAD), self.chart_columns * (CHART_WIDTH + PAD))
@@ -49,7 +50,7 @@ class ContactSheet:
         height = self.charts_top + -(-len(channels) // self.chart_columns) * (CHART_HEIGHT + PAD)
         self.image = Image.new("RGB", (self.width, height), PAPER)
         self.draw = ImageDraw.Draw(self.image)
-        self.font, self.small, self.large = _font(13), _font(11), _font(20)
+        self.large, self.font, self.small, self.tiny = (_font(size) for size in (20, 13, 11, 10))
 
     def paint(self) -> Image.Image:
         self._text(PAD, PAD - 4, self.head[0], self.large)
@@ -102,6 +103,10 @@ class ContactSheet:
                     how = Image.Resampling.NEAREST if kind == "latent" else Image.Resampling.LANCZOS
                     self._picture(left, top, pixels, CELL, CELL, how)
 
+            top = y + LINE + len(self.rows) * (CELL + GAP)
+            for number, line in enumerate(_print_of(view)):
+                self._text(left, top + number * SMALL_LINE, _fit(line, self.tiny, CELL), self.tiny, SOFT)
+
     def _picture(self, x: int, y: int, pixels: Pixels, width: int, height: int, how: Image.Resampling) -> int:
         """Lays a picture into a box, as large as it fits; returns how high it is there."""
         image = Image.fromarray(pixels)
@@ -146,6 +151,11 @@ class ContactSheet:
 
 def write_contact_sheet(path: Path, found: Preview) -> None:
     ContactSheet(found).paint().save(path)
+
+
+def _print_of(view: ShownView) -> list[str]:
+    """What stands below a view."""
+    return [*view.parameters, *([] if view.psnr is None else [f"PSNR {view.psnr:.1f} dB"])]
 
 
 def _fit(text: str, font: Font, width: float, mark: str = "…") -> str:

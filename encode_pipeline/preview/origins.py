@@ -10,7 +10,7 @@ from pathlib import Path
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.augment import decode as decode_picture
 from encode_pipeline.config import ViewRecipe
-from encode_pipeline.latents.command import REMOTE_LIBRARIES, CheckFailed, RequestError, build
+from encode_pipeline.latents.command import REMOTE_LIBRARIES, CheckFailed, RequestError, build, one_line
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.preview.stored import StoredSample
@@ -59,7 +59,8 @@ def _origins_of(stored: Sequence[StoredSample], views: Collection[int], spec: La
     except Exception as error:
         if not _is_unreachable(error):
             raise
-        missing = Origin(missing=f"source not readable: {' '.join(str(error).split())}")
+        said = one_line(error) if isinstance(error, OSError) else " ".join(str(error).split())
+        missing = Origin(missing=f"source not readable: {said}")
         return dict.fromkeys((sample.key for sample in stored), missing)
     make_views = ViewMaker(recipe, spec.views, spec.image_size, spec.seed, stored[0].shard)
     return {sample.key: _origin(sample, samples.get(sample.key), views, recipe, make_views) for sample in stored}

@@ -98,7 +98,7 @@ def psnr(one: Pixels, other: Pixels) -> float:
 def parameters_text(parameters: Mapping[str, Any]) -> list[str]:
     """The parameters of a view as a person reads them."""
     if parameters.get("recipe") == "plain":
-        return ["short side to size, centre square"]
+        return ["centre square"]
     order = sorted(parameters, key=lambda name: FIRST_SAID.index(name) if name in FIRST_SAID else len(FIRST_SAID))
     lines = []
     for name, value in ((name, parameters[name]) for name in order if name not in UNSAID):
