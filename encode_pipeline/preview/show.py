@@ -104,7 +104,7 @@ def parameters_text(parameters: Mapping[str, Any]) -> list[str]:
     for name, value in ((name, parameters[name]) for name in order if name not in UNSAID):
         if name == "crop":
             left, top, right, bottom = value
-            lines.append(f"crop {right - left}×{bottom - top} at {left}, {top}")
+            lines += [f"crop {right - left}×{bottom - top}", f"at {left}, {top}"]
         elif name == "hue":
             lines.append(f"hue {value:+.3f}")
         else:
