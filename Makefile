@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOWNLOAD := .venv-download
 MODEL ?= latent-vit-demo
-OUT ?= runs/$(MODEL)
 
 export PYTHONUNBUFFERED := 1
 # On a CPU, glibc gives the pages of every large tensor back at once and then faults them in again: a quarter of the time.
@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck train eval bench lock clean
+.PHONY: help setup demo test lint format typecheck download train eval bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,9 +43,24 @@ format: $(STAMP) ## ruff: mend what it can
 typecheck: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
+$(DOWNLOAD)/.installed: download/requirements.lock
+	$(PYTHON) -m venv $(DOWNLOAD)
+	$(DOWNLOAD)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(DOWNLOAD)/bin/uv pip install --quiet --python $(DOWNLOAD)/bin/python --requirements download/requirements.lock
+	@touch $@
+
+# Keys of `python -m download run` that may be given in capitals.
+DOWNLOAD_KEYS := URL_COL CAPTION_COL SHORT_SIDE PER_TAR PROCESSES THREADS TIMEOUT RETRIES
+
+download: ## image tars in OUT from the pictures that URLS, a LAION or COYO parquet, names (img2dataset)
+	@test -n "$(URLS)" -a -n "$(OUT)" || { echo "error: say make download URLS=LIST.parquet OUT=DIR [URL_COL=URL] [CAPTION_COL=TEXT]" >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(DOWNLOAD)/.installed
+	@$(DOWNLOAD)/bin/python -m download run "urls=$(URLS)" "out=$(OUT)" \
+	  $(foreach key,$(DOWNLOAD_KEYS),$(if $($(key)),"$(shell echo $(key) | tr A-Z a-z)=$($(key))"))
+
 train: $(STAMP) ## train MODEL on the latent store DATA, into OUT
 	@test -n "$(DATA)" || { echo "error: say which latents: make train MODEL=$(MODEL) DATA=STORE (make demo makes runs/demo/store)"; exit 2; }
-	$(BIN)/python -m train model=$(MODEL) data=$(DATA) out=$(OUT)
+	$(BIN)/python -m train model=$(MODEL) data=$(DATA) out=$(or $(OUT),runs/$(MODEL))
 
 eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on the latent store DATA, with the class names in CLASSES
 	@test -n "$(DATA)" -a -n "$(CHECKPOINT)" -a -n "$(CLASSES)" || { echo "error: say make eval CHECKPOINT=DIR DATA=STORE CLASSES=DIR"; exit 2; }
@@ -54,10 +69,12 @@ eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on the latent store DATA, wit
 bench: $(STAMP) ## measured rates on this machine, as JSON
 	$(BIN)/python -m benchmarks
 
-lock: $(STAMP) ## resolve requirements.lock anew
+lock: $(STAMP) ## resolve the two requirements.lock anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-header --no-annotate \
 	  --no-emit-index-url pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url download/requirements.in --output-file download/requirements.lock
 
 clean: ## remove the environment, caches and runs
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(DOWNLOAD) runs .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,45 +4,65 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from benchmarks import encode, gpu, memory, one_decode, overhead, pipeline, reader
+from benchmarks.settings import BenchmarkConfig
+from benchmarks.show import show
 from demo.report_machine import git_commit, processor, software
 from encode_pipeline.latents.command import Settings, Verb, main
 
 
-class BenchConfig(Settings):
-    out: Path = Field(Path("runs/bench.json"), description="where the numbers go")
+class AllConfig(Settings):
+    out: Path | None = Field(Path("runs/bench.json"), description="where the numbers go")
 
 
-def run(config: BenchConfig) -> Mapping[str, Any]:
-    from benchmarks import encode, reader
-
+def run_all(config: AllConfig) -> Mapping[str, Any]:
+    """All but `memory`, which takes a quarter of an hour and gigabytes of disk, and `gpu`, which needs one."""
     results = {}
-    for name, measure in {"reader": reader.measure, "encode": encode.measure}.items():
-        print(f"measuring: {name}", file=sys.stderr, flush=True)
-        results[name] = measure()
+    for name, (settings, measure) in MEASURES.items():
+        if name not in ("memory", "gpu"):
+            print(f"measuring: {name}", file=sys.stderr, flush=True)
+            results[name] = measure(settings())
+    return written(config.out, results)
+
+
+def written(out: Path | None, results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The results beside the machine they came from, in the file if one is wanted."""
     content = {"processor": processor(), "software": software(), "commit": git_commit(), "results": results}
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_text(json.dumps(content, indent=1) + "\n")
-    return {"out": str(config.out), **content}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(content, indent=1) + "\n")
+        content["out"] = str(out)
+    return content
 
 
-def show(content: Mapping[str, Any]) -> str:
-    lines = [f"on {content['processor']}"]
-    for benchmark, result in content["results"].items():
-        lines.append(f"\n{benchmark:<28}{'a second':>12}{'ratio':>9}   least to most of {result['rounds']} rounds")
-        for way, measured in result["ways"].items():
-            rate, ratio = measured["per_second"], measured["ratio"]
-            spread = f"{ratio['least']:.2f} to {ratio['most']:.2f}"
-            lines.append(f"  {way:<26}{rate['median']:>12,.1f}{ratio['median']:>9.2f}   {spread}")
-    return "\n".join([*lines, f"\n{content['out']}"])
+def verb(name: str, settings: type[Settings], measure: Callable[[Any], dict[str, Any]]) -> Verb:
+    def run(config: Any) -> Mapping[str, Any]:
+        asked = config.model_dump(mode="json", exclude={"out"})
+        return written(config.out, {name: {"settings": asked, **measure(config)}})
+
+    assert measure.__doc__
+    return Verb(settings, run, measure.__doc__.splitlines()[0].rstrip("."), show=show)
 
 
-VERBS = {"run": Verb(BenchConfig, run, "measure, compare and write the numbers down", show=show)}
+MEASURES: dict[str, tuple[type[Settings], Callable[[Any], dict[str, Any]]]] = {
+    "reader": (BenchmarkConfig, reader.measure),
+    "encode": (BenchmarkConfig, encode.measure),
+    "pipeline": (pipeline.PipelineConfig, pipeline.measure),
+    "one-decode": (one_decode.OneDecodeConfig, one_decode.measure),
+    "overhead": (overhead.OverheadConfig, overhead.measure),
+    "memory": (memory.MemoryConfig, memory.measure),
+    "gpu": (gpu.GpuConfig, gpu.measure),
+}
+VERBS = {
+    "run": Verb(AllConfig, run_all, "all of the following but memory, which takes long, and gpu", show=show),
+    **{name: verb(name, settings, measure) for name, (settings, measure) in MEASURES.items()},
+}
 
 if __name__ == "__main__":
     sys.exit(main("benchmarks", VERBS, sys.argv[1:], default="run"))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.paired import paired
+from benchmarks.settings import BenchmarkConfig
 from demo.run import VAE
 from demo.world import WorldSpec, write_world
 from encode_pipeline.config import EncodeConfig
@@ -20,16 +21,16 @@ from encode_pipeline.run_local import run_local
 PICTURES, VIEWS, BATCH = 16, 4, 8
 
 
-def measure(rounds: int = 3) -> dict[str, Any]:
+def measure(config: BenchmarkConfig) -> dict[str, Any]:
     """Latents a second at 512x512 with the demo's VAE on this machine's CPUs."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_world(root / "world", WorldSpec(train_pictures=PICTURES, test_pictures=0, pictures_per_tar=PICTURES))
         source = root / "world" / "train"
-        config = EncodeConfig(
+        encode_config = EncodeConfig(
             vae=str(VAE), source=(str(source),), store=str(root / "store"), views=VIEWS, batch_size=BATCH, threads=1
         )
-        prepared = prepare(config)
+        prepared = prepare(encode_config)
         pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (BATCH, 3, 512, 512), dtype=np.uint8))
 
         def bare() -> int:
@@ -44,7 +45,9 @@ def measure(rounds: int = 3) -> dict[str, Any]:
             nonlocal count
             count += 1
             version = Store(root / f"store{count}").create(prepared.spec)
-            list(run_local(prepared.sources, version, prepared.vae, config))
+            list(run_local(prepared.sources, version, prepared.vae, encode_config))
             return PICTURES * VIEWS
 
-        return paired({"bare diffusers loop": bare, "tars to committed shards": pipeline}, rounds)
+        return paired(
+            {"bare diffusers loop": bare, "tars to committed shards": pipeline}, config.rounds, unit="latents"
+        )

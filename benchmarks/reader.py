@@ -10,6 +10,7 @@ import numpy as np
 import webdataset as wds
 
 from benchmarks.paired import paired
+from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.spec import LatentSpec, VaeIdentity
 from encode_pipeline.latents.writer import ShardWriter
@@ -17,7 +18,7 @@ from encode_pipeline.latents.writer import ShardWriter
 SAMPLES = 2000
 
 
-def measure(rounds: int = 5) -> dict[str, Any]:
+def measure(config: BenchmarkConfig) -> dict[str, Any]:
     """Samples a second from the page cache, one process; each latent is copied into a batch buffer."""
     vae = VaeIdentity(name="none", weights_sha256="0" * 64, config={}, scaling_factor=1.0)
     spec = LatentSpec(vae=vae, shape=(4, 64, 64), image_size=512, views=1, recipe={}, seed=0)
@@ -50,5 +51,6 @@ def measure(rounds: int = 5) -> dict[str, Any]:
                 "memory map, in order": lambda: by_map(range(SAMPLES)),
                 "memory map, random order": lambda: by_map(shuffled),
             },
-            rounds,
+            config.rounds,
+            unit="latents",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -18,7 +19,6 @@ from demo.image_tar import jpeg_bytes, write_tar
 from encode_pipeline.__main__ import VERBS
 from encode_pipeline.config import PreviewRequest
 from encode_pipeline.latents.command import main
-from encode_pipeline.latents.commit import ShardBuild, SourceShard
 from encode_pipeline.latents.spec import LatentSpec, VaeIdentity
 from encode_pipeline.latents.store import Store
 from encode_pipeline.preview import stored
@@ -336,24 +336,17 @@ def test_a_tiny_vae_and_one_of_16_channels(configure: Configure, tmp_path: Path)
     assert {round(channel["expected_std"], 3) for channel in result["channels"]} == {2.769}
 
 
-def test_pixels_are_shown_as_they_are(tmp_path: Path) -> None:
-    vae = VaeIdentity(name="pixels", weights_sha256="", config={"class": "pixels"}, scaling_factor=1.0)
-    spec = LatentSpec(vae=vae, shape=(3, 8, 8), image_size=64, views=1, recipe={}, seed=0)
-    version = Store(tmp_path / "store").create(spec)
-    build = ShardBuild(tmp_path / "build", spec, SourceShard(uri="/gone/00000.tar", size=1))
-    grey = np.arange(192).reshape(8, 8, 3).astype(np.uint8)
-    latent = (grey.transpose(2, 0, 1) / 127.5 - 1).astype(np.float16)
-    record = {"source": "/gone/00000.tar", "original_size": [64, 64], "view": 0, "augmentation": {"recipe": "plain"}}
-    build.add("0001", [latent], "a ramp", [record])
-    version.publish(*build.finish("0", {}))
-    result, html = look(str(tmp_path / "store"), tmp_path / "out")
-    assert "no VAE promises" in result["expected"] and result["warnings"] == []
-    assert "decode" not in html and "no such" in html.lower()
-    import base64
-
+def test_pixels_are_shown_as_they_are(configure: Configure, tmp_path: Path) -> None:
+    config = configure(vae="pixels", posterior="mean", views=1, limit=1)
+    version = Store(config.store).version(run(config)["fingerprint"])
+    result, html = look(config.store, tmp_path / "out", keys="000000000")
+    assert "no VAE promises" in result["expected"] and result["warnings"] == result["notes"] == []
+    assert "decode" not in html and html.count("<img ") == 3
+    with stored.ShardCache(version, tmp_path).open(next(version.commits()).views[0].model_dump()) as shard:
+        stored_pixels = (shard.latent(0).astype(np.float64).transpose(1, 2, 0) + 1) * 127.5
     data = html.partition('class="cells" src="data:image/png;base64,')[2].partition('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        assert np.abs(np.asarray(image).astype(int) - grey).max() <= 1
+        assert np.abs(np.asarray(image) - stored_pixels).max() <= 0.5
 
 
 # --- elsewhere ----------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from encode_pipeline.preview.stored import StoredSample
 from encode_pipeline.records import Pixels
 
 SHOWN_SIDE = 224
-FIRST_SAID = ("crop", "brightness", "contrast", "saturation", "hue")
+FACTORS = ("brightness", "contrast", "saturation")
+FIRST_SAID = ("crop", *FACTORS, "hue")
 UNSAID = ("recipe", "seed", "order")
 """Needed to make a view again, and nothing to look at."""
 
@@ -108,15 +109,18 @@ def parameters_text(parameters: Mapping[str, Any]) -> list[str]:
         elif name == "hue":
             lines.append(f"hue {value:+.3f}")
         else:
-            lines.append(f"{name} ×{value:.2f}" if isinstance(value, float) else f"{name} {value}")
+            number = f"{'×' if name in FACTORS else ''}{value:.2f}" if isinstance(value, float) else str(value)
+            lines.append(f"{name} {number}")
     return lines
 
 
 def box_of(parameters: Mapping[str, Any], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Left, top, width and height of what a view shows of its source."""
+    """Left, top, width and height of what a view shows of its source; all of it where the view does not say."""
+    width, height = size
     if "crop" in parameters:
         left, top, right, bottom = parameters["crop"]
         return left, top, right - left, bottom - top
-    width, height = size
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side, side
+    if parameters.get("recipe") == "plain":
+        side = min(width, height)
+        return (width - side) // 2, (height - side) // 2, side, side
+    return 0, 0, width, height

@@ -1,0 +1,85 @@
+"""Four views from one decode against a pass over the data for each of them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from benchmarks import straightforward
+from benchmarks.paired import paired
+from benchmarks.pictures import PictureSet, write_tars
+from benchmarks.settings import BenchmarkConfig
+from encode_pipeline.augment import ViewMaker, decode
+from encode_pipeline.config import PositiveInt, ViewRecipe
+from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.randomness import seed_of
+from encode_pipeline.read import read_samples
+from encode_pipeline.records import Rejected, Sample, View, ViewedSample
+
+IMAGE_SIZE, SEED = 512, 0
+
+
+class OneDecodeConfig(BenchmarkConfig):
+    pictures: PositiveInt = Field(48, description="pictures in the tar")
+    side: PositiveInt = Field(1024, description="side of the pictures, JPEGs")
+    views: PositiveInt = Field(4, description="views a picture")
+
+
+def measure(config: OneDecodeConfig) -> dict[str, Any]:
+    """Views a second of one core's time for reading, decoding and augmenting."""
+    with tempfile.TemporaryDirectory() as folder:
+        (tar,) = write_tars(Path(folder), PictureSet(1, config.pictures, config.side))
+        make_views = ViewMaker(ViewRecipe(), config.views, IMAGE_SIZE, SEED, tar.stem)
+
+        def one_decode() -> int:
+            return sum(len(accepted(make_views(sample)).views) for sample in good_samples(tar))
+
+        def four_passes() -> int:
+            views = (one_view(make_views, sample, view) for view in range(config.views) for sample in good_samples(tar))
+            return sum(1 for _ in views)
+
+        def by_torchvision() -> int:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # as in a DataLoader's worker
+            try:
+                plain, augmented = straightforward.plain(IMAGE_SIZE), straightforward.augmented(IMAGE_SIZE)
+                passes = [plain, *[augmented] * (config.views - 1)]
+                return sum(1 for transform in passes for _ in straightforward.samples([tar], transform))
+            finally:
+                torch.set_num_threads(threads)
+
+        ways = {
+            f"{config.views} passes": four_passes,
+            f"{config.views} passes, PIL and torchvision": by_torchvision,
+            "one decode": one_decode,
+        }
+        return paired(ways, config.rounds, unit="views", clock=time.process_time)
+
+
+def good_samples(tar: Path) -> Iterator[Sample]:
+    for sample in read_samples(tar):
+        if isinstance(sample, Rejected):
+            raise CheckFailed(f"{sample.key}: {sample.reason}")
+        yield sample
+
+
+def accepted(viewed: ViewedSample | Rejected) -> ViewedSample:
+    if isinstance(viewed, Rejected):
+        raise CheckFailed(f"{viewed.key}: {viewed.reason}")
+    return viewed
+
+
+def one_view(make_views: ViewMaker, sample: Sample, view: int) -> View:
+    """A pass's share of a sample: the same decoder and the same view as in the one decode."""
+    picture = decode(sample, make_views.recipe)
+    if isinstance(picture, Rejected):
+        raise CheckFailed(f"{picture.key}: {picture.reason}")
+    if view == 0:
+        return make_views._plain(picture)
+    return make_views._augmented(picture, seed_of(SEED, make_views.shard, sample.key, view, "augment"))

@@ -1,0 +1,88 @@
+"""What the pipeline costs beyond the work: its time against decoding and encoding, each alone on the same cores."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from benchmarks.one_decode import accepted, good_samples
+from benchmarks.paired import in_turns, spread
+from benchmarks.pictures import PictureSet, write_tars
+from benchmarks.pipeline import views_of
+from benchmarks.settings import BenchmarkConfig
+from demo.run import VAE
+from encode_pipeline.augment import ViewMaker
+from encode_pipeline.config import EncodeConfig, PositiveInt
+from encode_pipeline.encoder import LatentEncoder
+from encode_pipeline.latents.store import Store
+from encode_pipeline.randomness import posterior_noise
+from encode_pipeline.run import prepare
+from encode_pipeline.run_local import run_local
+
+
+class OverheadConfig(BenchmarkConfig):
+    vae: str = Field(str(VAE), description="a diffusers VAE")
+    pictures: PositiveInt = Field(16, description="pictures in the tar")
+    side: PositiveInt = Field(1024, description="side of the pictures, JPEGs")
+    views: PositiveInt = Field(4, description="views a picture")
+    image_size: PositiveInt = Field(512, description="side of a view")
+    batch_size: PositiveInt = Field(16, description="views encoded at once")
+
+
+def measure(config: OverheadConfig) -> dict[str, Any]:
+    """Seconds of the pipeline over the sum of the two parts that cannot be saved."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (tar,) = write_tars(root / "tars", PictureSet(1, config.pictures, config.side))
+        encode_config = EncodeConfig(
+            vae=config.vae,
+            source=(str(tar),),
+            store=str(root / "store"),
+            views=config.views,
+            image_size=config.image_size,
+            batch_size=config.batch_size,
+            threads=cores,
+        )
+        prepared = prepare(encode_config)
+        spec = prepared.spec
+        encoder = LatentEncoder(prepared.vae, spec, config.batch_size)
+        make_views = ViewMaker(encode_config.recipe, config.views, config.image_size, spec.seed, tar.stem)
+        samples = list(good_samples(tar))
+
+        def decode_and_augment() -> None:
+            with ThreadPoolExecutor(cores) as pool:
+                for viewed in pool.map(make_views, samples):
+                    accepted(viewed)
+
+        pictures = [view.pixels for sample in samples for view in accepted(make_views(sample)).views]
+        noise = [posterior_noise(number, spec.shape) for number in range(config.batch_size)]
+
+        def encode() -> None:
+            for start in range(0, len(pictures), config.batch_size):
+                batch = pictures[start : start + config.batch_size]
+                encoder.encode(batch, noise[: len(batch)])
+
+        encoded: list[int] = []
+
+        def pipeline() -> None:
+            with tempfile.TemporaryDirectory(dir=root) as out:
+                version = Store(out).create(spec)
+                outcomes = run_local(prepared.sources, version, prepared.vae, encode_config)
+                encoded.append(sum(views_of(outcome, config.views) for outcome in outcomes))
+
+        works = {"decode and augment": decode_and_augment, "VAE": encode, "pipeline": pipeline}
+        seconds = in_turns(works, config.rounds)
+    triples = zip(*seconds.values(), strict=True)
+    return {
+        "rounds": config.rounds,
+        "views": encoded[-1],
+        "cores": cores,
+        "seconds": {name: spread(spent) for name, spent in seconds.items()},
+        "pipeline_to_sum": spread([whole / (decoding + encoding) for decoding, encoding, whole in triples]),
+    }

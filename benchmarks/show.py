@@ -1,0 +1,63 @@
+"""Results as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def show(content: Mapping[str, Any]) -> str:
+    """A table for each benchmark."""
+    lines = [f"on {content['processor']}"]
+    for name, result in content["results"].items():
+        lines.append("")
+        lines += next(show(name, result) for mark, show in SHOWN.items() if mark in result)
+    if "out" in content:
+        lines += ["", str(content["out"])]
+    return "\n".join(lines)
+
+
+def _timed(name: str, result: Mapping[str, Any]) -> Iterator[str]:
+    rounds = f"least to most of {result['rounds']} rounds"
+    if "ways" in result:
+        yield f"{name}, {result['unit']:<40}{'median':>12}{'ratio':>9}   {rounds}"
+        for way, measured in result["ways"].items():
+            rate, ratio = measured["per_second"], measured["ratio"]
+            yield f"  {way:<{len(name) + 40}}{rate['median']:>12,.1f}{ratio['median']:>9.2f}   {_range(ratio)}"
+        return
+    yield f"{name}, {result['views']} views on {result['cores']} cores; {rounds}"
+    for part, seconds in result["seconds"].items():
+        yield f"  {part:<24}{seconds['median']:>9.2f} s   {_range(seconds)}"
+    ratio = result["pipeline_to_sum"]
+    yield f"  {'pipeline to their sum':<24}{ratio['median']:>9.3f}     {_range(ratio)}"
+
+
+def _memory(name: str, result: Mapping[str, Any]) -> Iterator[str]:
+    large, shards = result["large_tar"], result["shards"]
+    yield f"{name}, MiB above the {result['libraries_mib']} of imported libraries"
+    yield f"  a tar of {large['bytes'] / 1e9:.2f} GB, at most: {large['peak_above_libraries_mib']}"
+    yield f"  {shards['count']} tars, at most: {shards['peak_above_libraries_mib']}"
+    yield f"  after each of them: {', '.join(map(str, shards['above_libraries_after_each_mib']))}"
+
+
+def _gpu(name: str, result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{name}: {result['device']}, {result['cores']} cores; weights {result['weights']}"
+    yield from _timed("encoder", result["encoder"])
+    for kernels, bits in result["bits"].items():
+        sames = [key for key, value in bits.items() if value is True]
+        steps = bits["batch_4_against_16"]["most_float16_steps"]
+        yield f"  {kernels}: {', '.join(sames) or 'not the same'}; batch 4 against 16: {steps} float16 steps at most"
+    pipeline = result["pipeline"]
+    share = ", ".join(f"{stage} {part:.0%}" for stage, part in pipeline["time_share"].items())
+    yield f"  pipeline {pipeline['views_per_second']} views a second; time: {share}"
+    for model, training in result["train"].items():
+        rate, work = training["samples_per_second"], training["tflop_per_second"]
+        yield f"  train {model}: {rate} samples a second in batches of {training['batch']}, {work} TFLOP/s"
+
+
+SHOWN = {"large_tar": _memory, "bits": _gpu, "rounds": _timed}
+"""Which result is shown how: by a key that only it has; the last is what most of them look like."""
+
+
+def _range(values: Mapping[str, float]) -> str:
+    return f"{values['least']:.2f} to {values['most']:.2f}"

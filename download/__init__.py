@@ -1,0 +1,1 @@
+"""A list of URLs and captions to image tars, by img2dataset in an environment of its own: `make download`."""
