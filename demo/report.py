@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from demo import charts
 from demo.image_tar import sha256_of
@@ -28,7 +27,8 @@ from demo.report_machine import git_commit, processor, software
 from demo.report_run import DemoRun, StoreFacts, read_run
 from demo.report_zero_shot import color_of, confusion_counts, examples, scores, shape_of, unique
 from encode_pipeline.latents.command import CheckFailed, RequestError
-from encode_pipeline.preview import load_decoder
+from encode_pipeline.preview.decoder import load_decoder
+from encode_pipeline.preview.page import page_environment
 from encode_pipeline.vae import LoadedVae
 from train.checkpoint import load_checkpoint
 
@@ -183,20 +183,8 @@ def _from_here(text: str) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: Mapping[str, Any] = {
-        "count": "{:,}".format,
-        "size": size_text,
-        "clock": clock_text,
-        "percent": percent_text,
-    }
-    environment.filters.update(filters)
+    environment = page_environment(Path(__file__).parent)
+    environment.filters.update({"size": size_text, "clock": clock_text, "percent": percent_text})
     return environment
 
 

@@ -7,8 +7,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encode_pipeline.config import EncodeConfig, GcRequest, SealRequest, StatusRequest, StoreRequest
-from encode_pipeline.latents.command import CheckFailed, Verb, main
+from encode_pipeline.config import (
+    EncodeConfig,
+    GcRequest,
+    PreviewRequest,
+    SealRequest,
+    StatusRequest,
+    StoreRequest,
+)
+from encode_pipeline.latents.command import CheckFailed, RequestError, Verb, main
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store
@@ -73,6 +80,14 @@ def run_promote(request: StoreRequest) -> Mapping[str, Any]:
     return {"before": store.promote(version), "promoted": version.fingerprint}
 
 
+def run_preview(request: PreviewRequest) -> Mapping[str, Any]:
+    try:
+        from encode_pipeline.preview.run import preview
+    except ImportError as error:
+        raise RequestError(f"preview: {error}; install latent-clip-pipeline[encode,report]") from None
+    return preview(request)
+
+
 def run_gc(request: GcRequest) -> Mapping[str, Any]:
     store = Store(request.store)
     freed: dict[str, int] = {}
@@ -130,11 +145,35 @@ def show_run(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def show_preview(result: Mapping[str, Any]) -> str:
+    lines = [
+        f"page   {result['html']}",
+        f"sheet  {result['png']}",
+        f"shown  {', '.join(sample['key'] for sample in result['samples'])}",
+    ]
+    lines += [f"channel      mean       std    expected   over {result['latents']} raw latents"]
+    for number, channel in enumerate(result["channels"]):
+        line = f"{number:>7}  {channel['mean']:>+8.3f}  {channel['std']:>8.3f}"
+        if channel["expected_std"] is not None:
+            line += f"    {channel['expected_mean']:+.3f} ± {channel['expected_std']:.3f}"
+        line += "  drifted" if channel["drift"] else ""
+        lines.append(line)
+    lines += [] if result["expected"] is None else [result["expected"]]
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in result["warnings"]), *result["notes"]])
+
+
 VERBS = {
     "plan": Verb(EncodeConfig, run_plan, "what a run would do; nothing is written", "source"),
     "run": Verb(EncodeConfig, run_encode, "encode every tar that is not done yet", "source", show_run),
     "status": Verb(StatusRequest, run_status, "where a store stands", "store", show_status, watch_status),
     "verify": Verb(StoreRequest, run_verify, "check every byte against its commit", "store", show_verdict),
+    "preview": Verb(
+        PreviewRequest,
+        run_preview,
+        "a contact sheet of some samples, and how latents are spread",
+        "store",
+        show_preview,
+    ),
     "seal": Verb(SealRequest, run_seal, "close a finished version and write its manifest", "store"),
     "promote": Verb(StoreRequest, run_promote, "make a sealed version the one that readers use", "store"),
     "gc": Verb(GcRequest, run_gc, "free what no commit refers to", "store"),

@@ -170,6 +170,27 @@ class StoreRequest(Settings):
     version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
 
 
+class PreviewRequest(StoreRequest):
+    n: int = Field(16, ge=1, le=100, description="samples, drawn at random")
+    keys: str | None = Field(None, description="show these samples instead; commas between their keys")
+    view: int | None = Field(None, ge=0, description="show this view only; by default all")
+    seed: int = Field(0, description="of the random draw")
+    vae: str | None = Field(None, description="where the VAE is now; by default where it was when it encoded")
+    out: Path = Field(Path("preview"), description="folder for index.html and contact-sheet.png")
+
+    @field_validator("keys")
+    @classmethod
+    def _at_least_one(cls, value: str | None) -> str | None:
+        if value is not None and not all(key.strip() for key in value.split(",")):
+            raise ValueError("names no sample")
+        return value
+
+    @property
+    def named(self) -> list[str]:
+        """The keys asked for, each once."""
+        return list(dict.fromkeys(key.strip() for key in (self.keys or "").split(",")))
+
+
 class StatusRequest(StoreRequest):
     watch: bool = Field(False, description="look again and again, until nothing is left to do")
     every: float = Field(5.0, gt=0, description="seconds between two looks")

@@ -13,13 +13,16 @@ import pytest
 pytest.importorskip("jinja2")
 
 from demo import charts
-from demo.pictures import jpeg, png, psnr
 from demo.report_flow import MEANING
 from demo.report_run import read_run
 from demo.report_zero_shot import confusion_counts, examples, mean_per_class_interval, scores, wilson
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import LatentSpec, SpecError
-from encode_pipeline.preview import decode, fit_rgb_map, latents_to_rgb, load_decoder
+from encode_pipeline.preview import svg
+from encode_pipeline.preview.decoder import decode, load_decoder
+from encode_pipeline.preview.page import jpeg, png
+from encode_pipeline.preview.rgb import fit_rgb_map, latents_to_rgb
+from encode_pipeline.preview.show import psnr
 from encode_pipeline.records import Reason
 from encode_pipeline.vae import load_vae
 from eval.zero_shot import Prediction
@@ -56,19 +59,19 @@ def console_lines(page: Path, profile: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_is_xml_with_nothing_out_of_its_frame(name: str) -> None:
-    svg = ET.fromstring(CHARTS[name])
-    _, _, width, height = map(float, svg.attrib["viewBox"].split())
-    for element in svg.iter():
+    chart = ET.fromstring(CHARTS[name])
+    _, _, width, height = map(float, chart.attrib["viewBox"].split())
+    for element in chart.iter():
         for key, limit in (("x", width), ("cx", width), ("y", height), ("cy", height)):
             assert 0 <= float(element.get(key, 0)) <= limit
 
 
 def test_ticks_are_round_and_reach_the_highest_value() -> None:
-    assert charts.nice_ticks(4.85) == [0, 1, 2, 3, 4, 5]
-    assert charts.nice_ticks(300) == [0, 100, 200, 300]
-    assert charts.nice_ticks(0.001)[-1] == 0.001
+    assert svg.nice_ticks(4.85) == [0, 1, 2, 3, 4, 5]
+    assert svg.nice_ticks(300) == [0, 100, 200, 300]
+    assert svg.nice_ticks(0.001)[-1] == 0.001
     for highest in (1e-5, 0.3, 0.7, 1, 9.9, 1234.5):
-        ticks = charts.nice_ticks(highest)
+        ticks = svg.nice_ticks(highest)
         assert 3 <= len(ticks) <= 6 and ticks[-2] < highest <= ticks[-1]
 
 
@@ -118,7 +121,7 @@ def test_every_reason_has_its_phrase() -> None:
 
 def test_pictures_become_data_uris_and_psnr_is_in_decibels() -> None:
     grey = np.full((40, 60, 3), 100, np.uint8)
-    assert jpeg(grey, 20).startswith("data:image/jpeg;base64,") and png(grey).startswith("data:image/png;base64,")
+    assert jpeg(grey).startswith("data:image/jpeg;base64,") and png(grey).startswith("data:image/png;base64,")
     assert psnr(grey, grey + 1) == pytest.approx(48.13, abs=0.01)
 
 

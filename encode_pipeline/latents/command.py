@@ -91,7 +91,7 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: 
     except CheckFailed as error:
         return _fail(error, 1, as_json)
     except OSError as error:
-        return _fail(_one_line(error), 2, as_json)
+        return _fail(one_line(error), 2, as_json)
     except Exception as error:
         if type(error).__module__.split(".")[0] not in REMOTE_LIBRARIES:
             raise
@@ -255,7 +255,8 @@ def _nearest(word: str, known: typing.Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(names)}"
 
 
-def _one_line(error: OSError) -> str:
+def one_line(error: OSError) -> str:
+    """The error as one line that begins with the file it is about."""
     if error.filename is not None:
         return f"{error.filename}: {error.strerror or type(error).__name__}"
     return " ".join(str(error).split()) or type(error).__name__
