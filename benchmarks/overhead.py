@@ -18,11 +18,11 @@ from benchmarks.settings import BenchmarkConfig
 from demo.run import VAE
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig, PositiveInt
+from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.store import Store
 from encode_pipeline.randomness import posterior_noise
 from encode_pipeline.run import prepare
 from encode_pipeline.run_local import run_local
-from encode_pipeline.vae import LatentEncoder
 
 
 class OverheadConfig(BenchmarkConfig):

@@ -73,4 +73,4 @@ def views_of(outcome: object, views: int) -> int:
     """Latents that a shard gave; a shard that failed would only make the pipeline look fast."""
     if not isinstance(outcome, ShardReport):
         raise CheckFailed(f"a shard failed: {outcome}")
-    return outcome.encoded * views
+    return outcome.commit.encoded * views

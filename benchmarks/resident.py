@@ -38,7 +38,7 @@ def main(path: Path) -> dict[str, object]:
     for outcome in run_local(prepared.sources, version, prepared.vae, config):
         if not isinstance(outcome, ShardReport):
             raise SystemExit(f"error: {outcome.source.uri}: {outcome.error}")
-        encoded += outcome.encoded
+        encoded += outcome.commit.encoded
         after.append(resident("VmRSS") - libraries)
     return {
         "libraries": libraries,

@@ -11,7 +11,7 @@ def show(content: Mapping[str, Any]) -> str:
     lines = [f"on {content['processor']}, load average at the end {content['load_average'][0]}"]
     for name, result in content["results"].items():
         lines.append("")
-        lines += _memory(name, result) if "large_tar" in result else _timed(name, result)
+        lines += next(show(name, result) for mark, show in SHOWN.items() if mark in result)
     if "out" in content:
         lines += ["", str(content["out"])]
     return "\n".join(lines)
@@ -41,6 +41,25 @@ def _memory(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     yield f"  a tar of {large['bytes'] / 1e9:.2f} GB, at most: {large['peak_above_libraries_mib']}"
     yield f"  {shards['count']} tars, at most: {shards['peak_above_libraries_mib']}"
     yield f"  after each of them: {', '.join(map(str, shards['above_libraries_after_each_mib']))}"
+
+
+def _gpu(name: str, result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{name}: {result['device']}, {result['cores']} cores; weights {result['weights']}"
+    yield from _timed("encoder", result["encoder"])
+    for kernels, bits in result["bits"].items():
+        sames = [key for key, value in bits.items() if value is True]
+        steps = bits["batch_4_against_16"]["most_float16_steps"]
+        yield f"  {kernels}: {', '.join(sames) or 'not the same'}; batch 4 against 16: {steps} float16 steps at most"
+    pipeline = result["pipeline"]
+    share = ", ".join(f"{stage} {part:.0%}" for stage, part in pipeline["time_share"].items())
+    yield f"  pipeline {pipeline['views_per_second']} views a second; time: {share}"
+    for model, training in result["train"].items():
+        rate, work = training["samples_per_second"], training["tflop_per_second"]
+        yield f"  train {model}: {rate} samples a second in batches of {training['batch']}, {work} TFLOP/s"
+
+
+SHOWN = {"large_tar": _memory, "bits": _gpu, "rounds": _timed}
+"""Which result is shown how: by a key that only it has; the last is what most of them look like."""
 
 
 def _range(values: Mapping[str, float]) -> str:

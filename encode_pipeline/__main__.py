@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encode_pipeline.config import EncodeConfig, GcRequest, SealRequest, StoreRequest
+from encode_pipeline.config import EncodeConfig, GcRequest, SealRequest, StatusRequest, StoreRequest
 from encode_pipeline.latents.command import CheckFailed, Verb, main
 from encode_pipeline.latents.spec import SpecError
+from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store
 from encode_pipeline.latents.verify import verify
+from encode_pipeline.progress import clock_text
 
 
 def run_plan(config: EncodeConfig) -> Mapping[str, Any]:
@@ -25,11 +28,25 @@ def run_encode(config: EncodeConfig) -> Mapping[str, Any]:
     return run(config)
 
 
-def run_status(request: StoreRequest) -> Mapping[str, Any]:
+def run_status(request: StatusRequest) -> Mapping[str, Any]:
+    return _status_of(request).look().to_dict()
+
+
+def watch_status(request: StatusRequest) -> Iterator[Mapping[str, Any]]:
+    """The status again and again, until nothing is left to do."""
+    reader = _status_of(request)
+    while True:
+        status = reader.look().to_dict()
+        yield status
+        shards = status["shards"]
+        if status["sealed"] or (shards["total"] and shards["total"] == shards["done"] + shards["failed"]):
+            return
+        time.sleep(request.every)
+
+
+def _status_of(request: StatusRequest) -> StatusReader:
     store = Store(request.store)
-    status = store.version(request.version).status()
-    status.promoted = store.current() == status.fingerprint
-    return status.to_dict()
+    return StatusReader(store, store.version(request.version))
 
 
 def run_verify(request: StoreRequest) -> Mapping[str, Any]:
@@ -81,6 +98,14 @@ def show_status(status: Mapping[str, Any]) -> str:
         f"samples  {samples['read']} read = {samples['encoded']} encoded + {samples['rejected']} rejected",
     ]
     lines += [f"           {count:>8} {reason}" for reason, count in status["rejected"].items()]
+    if status["rescued_latents"]:
+        lines.append(f"rescued  {status['rescued_latents']} latents in a wider dtype")
+    if status["latents_per_second"] is not None:
+        left = status["seconds_left"]
+        rate = f"rate     {status['latents_per_second']} latents/s in the last minutes"
+        lines.append(rate + (f", {clock_text(left)} left" if left else ""))
+    if status["time_share"]:
+        lines.append("time     " + ", ".join(f"{stage} {share:.0%}" for stage, share in status["time_share"].items()))
     lines += [f"given up: {failure['uri']}: {failure['error']}" for failure in status["failures"]]
     return "\n".join(lines)
 
@@ -108,7 +133,7 @@ def show_run(result: Mapping[str, Any]) -> str:
 VERBS = {
     "plan": Verb(EncodeConfig, run_plan, "what a run would do; nothing is written", "source"),
     "run": Verb(EncodeConfig, run_encode, "encode every tar that is not done yet", "source", show_run),
-    "status": Verb(StoreRequest, run_status, "where a store stands", "store", show_status),
+    "status": Verb(StatusRequest, run_status, "where a store stands", "store", show_status, watch_status),
     "verify": Verb(StoreRequest, run_verify, "check every byte against its commit", "store", show_verdict),
     "seal": Verb(SealRequest, run_seal, "close a finished version and write its manifest", "store"),
     "promote": Verb(StoreRequest, run_promote, "make a sealed version the one that readers use", "store"),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encode_shard import encode_shard
+from encode_pipeline.encoder import EncoderClosed, LatentEncoder
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
 from encode_pipeline.read import TarError
 from encode_pipeline.records import ShardReport
 from encode_pipeline.sources import SourceChanged
-from encode_pipeline.vae import LatentEncoder
 
 HOPELESS = (TarError, SourceChanged, FileNotFoundError, PermissionError)
 
@@ -28,12 +29,16 @@ class FailedAttempt:
 
 
 def attempt_shard(
-    source: SourceShard, version: Version, encoder: LatentEncoder, config: EncodeConfig
+    source: SourceShard,
+    version: Version,
+    encoder: LatentEncoder,
+    config: EncodeConfig,
+    tell: Callable[[int], None] = lambda views: None,
 ) -> ShardReport | FailedAttempt:
     """A shard's report, or what went wrong. Only what is wrong with the whole run raises."""
     try:
-        return encode_shard(source, version, encoder, config)
-    except SpecError:
+        return encode_shard(source, version, encoder, config, tell)
+    except (SpecError, EncoderClosed):
         raise
     except Exception as error:  # whatever it was, it was this shard's: the others go on
         if not isinstance(error, (*HOPELESS, OSError)):

@@ -45,12 +45,17 @@ class ViewRecipe(Settings):
 class EncodeConfig(Settings):
     """A run of the encoder. The first block decides what the bytes mean; the rest only how they are made."""
 
-    vae: str = Field(description="hub id or directory of a diffusers VAE, or of a pipeline that holds one in vae/")
+    vae: str = Field(
+        description="hub id or directory of a diffusers VAE, or of a pipeline that holds one in vae/; "
+        "`pixels` for none: views averaged to the latent grid"
+    )
     views: PositiveInt = Field(4, description="views a picture; view 0 is plain, the rest follow the recipe")
     recipe: ViewRecipe = Field(default_factory=ViewRecipe, description="`paper`, a YAML file, or its keys in place")
     image_size: PositiveInt = Field(512, description="side of the square picture that is encoded")
     scale: Scale = Field("raw", description="`raw` as the encoder gives it, `model` shifted and scaled")
-    posterior: Literal["sample", "mean"] = Field("sample", description="draw from the posterior, or take its mean")
+    posterior: Literal["sample", "mean"] | None = Field(
+        None, description="draw from the posterior, or take its mean; by default draw where the VAE has a spread"
+    )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="what the VAE computes in; auto is float16 on a GPU and float32 on a CPU"
     )
@@ -64,7 +69,14 @@ class EncodeConfig(Settings):
     actors: PositiveInt | None = Field(None, description="Ray actors; by default one for every GPU of the cluster")
     gpus_per_actor: float = Field(1.0, ge=0, description="share of a GPU that an actor holds; 0 runs on CPUs")
     batch_size: PositiveInt = Field(16, description="views encoded at once")
-    threads: PositiveInt = Field(4, description="threads that decode and augment, in each process")
+    kernels: Literal["auto", "fused", "compiled", "plain"] = Field(
+        "auto",
+        description="on a GPU: `fused` by this project, for any AutoencoderKL; `compiled` by torch; `plain` as "
+        "diffusers does; auto is fused where it can be",
+    )
+    threads: PositiveInt | None = Field(
+        None, description="threads that decode and augment, in each process; by default one a core, 8 at most"
+    )
     max_attempts: PositiveInt = Field(3, description="tries at a tar before it is given up on and reported")
     scratch: Path | None = Field(None, description="local folder for shards in the making; the system's by default")
 
@@ -124,12 +136,19 @@ class EncodeConfig(Settings):
             raise ValueError("must be a multiple of 8")
         return value
 
-    def spec(self, vae: VaeIdentity, latent_shape: tuple[int, int, int]) -> LatentSpec:
+    @property
+    def decode_threads(self) -> int:
+        # Beyond eight they wait for each other's Python: on 16 cores 8 threads gave 753 views a second and 16 gave 673.
+        return self.threads or min(8, usable_cores())
+
+    def spec(
+        self, vae: VaeIdentity, latent_shape: tuple[int, int, int], posterior: Literal["sample", "mean"]
+    ) -> LatentSpec:
         """What the latents of this run mean; its fingerprint names the version they go to."""
         return LatentSpec(
             vae=vae,
             scale=self.scale,
-            posterior=self.posterior,
+            posterior=posterior,
             compute_dtype=self.dtype,
             shape=latent_shape,
             image_size=self.image_size,
@@ -139,11 +158,21 @@ class EncodeConfig(Settings):
         )
 
 
+def usable_cores() -> int:
+    """The processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class StoreRequest(Settings):
     """A verb that acts on a store."""
 
     store: str = Field(description="folder of the latent store: a path, s3://…, gs://…")
     version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
+
+
+class StatusRequest(StoreRequest):
+    watch: bool = Field(False, description="look again and again, until nothing is left to do")
+    every: float = Field(5.0, gt=0, description="seconds between two looks")
 
 
 class SealRequest(StoreRequest):

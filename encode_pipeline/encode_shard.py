@@ -1,35 +1,54 @@
-"""THE loop: one source tar in, one committed shard of latents out. Every engine calls it."""
+"""THE loop: one source tar in, one committed shard of latents out. Every engine calls it.
+
+    read ─▶ decode + augment ─▶ encode ─▶ write ─▶ check ─▶ publish ─▶ commit
+    a thread   threads          this one   a thread  └── while the next shard is encoded ──┘
+
+Engines have `SHARDS_IN_FLIGHT` shards under way at once: one gets ready, one is encoded, one is published. The
+encoder's turn decides which is which, so the device goes from one shard to the next without a pause.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig
+from encode_pipeline.devices import Noise
+from encode_pipeline.encoder import LatentEncoder, StartedBatch
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
+from encode_pipeline.latents.status import moment
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.writer import Latent
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Reason, Rejected, Sample, ShardReport, ViewedSample
 from encode_pipeline.sources import fetch_source
-from encode_pipeline.vae import LatentEncoder
+from encode_pipeline.stages import Behind, Stopwatch, WorkAhead
+
+SHARDS_IN_FLIGHT = 3
+BATCHES_IN_FLIGHT = 2
+COMPRESSED_BYTES = 256 << 20
+"""Of samples read ahead and not yet decoded."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class NoisedSample:
+    """A sample's views, and the noise that makes each latent a draw from its posterior."""
+
+    viewed: ViewedSample
+    noise: tuple[Noise, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedSample:
     """A sample whose views are all latents, or the first thing wrong with one of them."""
 
@@ -38,66 +57,84 @@ class EncodedSample:
     broken_view: int | None
 
 
-def encode_shard(source: SourceShard, version: Version, encoder: LatentEncoder, config: EncodeConfig) -> ShardReport:
+def encode_shard(
+    source: SourceShard,
+    version: Version,
+    encoder: LatentEncoder,
+    config: EncodeConfig,
+    tell: Callable[[int], None] = lambda views: None,
+) -> ShardReport:
     """Reads, augments, encodes, writes, publishes and commits one source tar.
 
     Raises without a trace in the commits if the tar is bad or a machine fails; a bad sample is counted instead.
+    `tell` hears how many views have just been encoded.
     """
-    clock = Stopwatch()
+    clock, began = Stopwatch(), time.time()
     spec = version.spec
     rescued = 0
-    with tempfile.TemporaryDirectory(prefix="latents-", dir=config.scratch) as scratch:
-        with clock("fetch"):
-            tar, source_sha256 = fetch_source(source, Path(scratch))
-        make_views = ViewMaker(config.recipe, spec.views, spec.image_size, spec.seed, source.name)
+    make_views = ViewMaker(config.recipe, spec.views, spec.image_size, spec.seed, source.name)
 
-        def prepare(sample: Sample | Rejected) -> ViewedSample | Rejected:
-            return sample if isinstance(sample, Rejected) else make_views(sample)
+    def prepare(sample: Sample | Rejected) -> NoisedSample | Rejected:
+        viewed = sample if isinstance(sample, Rejected) else make_views(sample)
+        if isinstance(viewed, Rejected):
+            return viewed
+        seeds = (seed_of(spec.seed, source.name, viewed.sample.key, view, "posterior") for view in range(spec.views))
+        return NoisedSample(viewed, tuple(posterior_noise(seed, spec.shape) for seed in seeds))
 
-        with ThreadPoolExecutor(config.threads) as pool, ShardBuild(Path(scratch) / "build", spec, source) as build:
-            ready = ordered_map(pool, prepare, read_samples(tar, source.uri), ahead=2 * config.threads)
-            for item, newly_rescued in encode_views(clock.timed("decode", ready), encoder, source.name, clock):
+    with (
+        tempfile.TemporaryDirectory(prefix="latents-", dir=config.scratch) as scratch,
+        ShardBuild(Path(scratch) / "build", spec, source) as build,
+    ):
+        tar, source_sha256 = fetch_source(source, Path(scratch))
+        samples = read_samples(tar, source.uri)
+        ahead = 2 * config.decode_threads + BATCHES_IN_FLIGHT * encoder.batch_size // spec.views
+        with (
+            WorkAhead(samples, prepare, _weight, config.decode_threads, ahead, COMPRESSED_BYTES, clock) as prepared,
+            Behind[EncodedSample | Rejected](lambda item: _store(build, source, item), ahead, clock) as writer,
+            encoder.turn(clock),
+        ):
+            for item, newly_rescued in encode_views(prepared, encoder, clock, tell):
                 rescued += newly_rescued
-                with clock("write"):
-                    _store(build, source, item)
-            with clock("check"):
-                commit, files = build.finish(source_sha256, made_by(encoder, clock))
-        with clock("publish"):
-            won = version.publish(commit, files)
-    size = sum(payload.size for payload in commit.payloads)
-    return ShardReport(
-        commit.shard, commit.read, commit.encoded, commit.rejected, rescued, size, dict(clock.seconds), won
-    )
+                writer.put(item)
+        with clock("check"):
+            commit, files = build.finish(source_sha256, made_by(encoder, clock, began), rescued)
+        return ShardReport(commit, won=version.publish(commit, files))
 
 
 def encode_views(
-    samples: Iterable[ViewedSample | Rejected], encoder: LatentEncoder, shard: str, clock: Stopwatch
+    samples: Iterable[NoisedSample | Rejected],
+    encoder: LatentEncoder,
+    clock: Stopwatch,
+    tell: Callable[[int], None],
 ) -> Iterator[tuple[EncodedSample | Rejected, int]]:
     """Samples with their latents, and how many views had to be rescued on the way.
 
     Views fill batches of a fixed size regardless of whose they are; a sample leaves when its last one is done.
     """
-    waiting: deque[tuple[ViewedSample, int]] = deque()
+    waiting: deque[tuple[NoisedSample, int]] = deque()
+    started: deque[tuple[list[ViewedSample], StartedBatch]] = deque()
     latents: list[Latent] = []
     broken: int | None = None
     rescued = 0
-    spec = encoder.spec
 
-    def noise_of(viewed: ViewedSample, view: int) -> npt.NDArray[np.float32]:
-        return posterior_noise(seed_of(spec.seed, shard, viewed.sample.key, view, "posterior"), spec.shape)
-
-    def encode_some(count: int) -> Iterator[tuple[EncodedSample | Rejected, int]]:
-        nonlocal latents, broken, rescued
-        batch = [waiting.popleft() for _ in range(count)]
-        with clock("noise"):
-            noise = [noise_of(viewed, view) for viewed, view in batch]
+    def start() -> None:
+        batch = [waiting.popleft() for _ in range(min(len(waiting), encoder.batch_size))]
+        pictures = [sample.viewed.views[view].pixels for sample, view in batch]
         with clock("vae"):
-            encoded = encoder.encode([viewed.views[view].pixels for viewed, view in batch], noise)
+            on_its_way = encoder.start(pictures, [sample.noise[view] for sample, view in batch])
+        started.append(([sample.viewed for sample, _ in batch], on_its_way))
+
+    def finish() -> Iterator[tuple[EncodedSample | Rejected, int]]:
+        nonlocal latents, broken, rescued
+        batch, on_its_way = started.popleft()
+        with clock("vae"):
+            encoded = encoder.finish(on_its_way)
+        tell(len(batch))
         rescued += encoded.rescued
-        for (viewed, view), latent, finite in zip(batch, encoded.latents, encoded.finite, strict=True):
-            latents.append(latent)
+        for viewed, latent, finite in zip(batch, encoded.latents, encoded.finite, strict=True):
             if not finite and broken is None:
-                broken = view
+                broken = len(latents)
+            latents.append(latent)
             if len(latents) == len(viewed.views):
                 yield EncodedSample(viewed, latents, broken), rescued
                 latents, broken, rescued = [], None, 0
@@ -106,67 +143,29 @@ def encode_views(
         if isinstance(sample, Rejected):
             yield sample, 0
             continue
-        waiting.extend((sample, view) for view in range(len(sample.views)))
+        waiting.extend((sample, view) for view in range(len(sample.viewed.views)))
         while len(waiting) >= encoder.batch_size:
-            yield from encode_some(encoder.batch_size)
+            if len(started) == BATCHES_IN_FLIGHT:
+                yield from finish()
+            start()
     while waiting:
-        yield from encode_some(min(len(waiting), encoder.batch_size))
+        start()
+    while started:
+        yield from finish()
 
 
-In = TypeVar("In")
-Out = TypeVar("Out")
-
-
-def ordered_map(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
-    """Results in the order of the items, with at most `ahead` of them under way."""
-    pending: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) >= ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-@dataclass
-class Stopwatch:
-    """Seconds that the loop spent in, or waiting for, each stage."""
-
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - started
-
-    def timed(self, stage: str, items: Iterable[Out]) -> Iterator[Out]:
-        """The items, with the wait for each of them counted."""
-        iterator = iter(items)
-        while True:
-            with self(stage):
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
-
-
-def made_by(encoder: LatentEncoder, clock: Stopwatch) -> dict[str, Any]:
-    """Which software and device made a shard, for people who wonder later."""
+def made_by(encoder: LatentEncoder, clock: Stopwatch, began: float) -> dict[str, Any]:
+    """Which software and device made a shard, when and in what time, for people who wonder later."""
     versions = {name: version(name) for name in ("torch", "diffusers", "albumentations", "pillow")}
     device = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else "cpu"
     return {
         "versions": versions,
         "device": device,
         "compute_dtype": encoder.dtype_name,
+        "kernels": encoder.kernels,
         "batch_size": encoder.batch_size,
+        "began": moment(began),
+        "ended": moment(time.time()),
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
     }
 
@@ -184,3 +183,7 @@ def _store(build: ShardBuild, source: SourceShard, item: EncodedSample | Rejecte
         {**common, "view": number, "augmentation": view.parameters} for number, view in enumerate(item.viewed.views)
     ]
     build.add(sample.key, item.latents, sample.caption, records)
+
+
+def _weight(sample: Sample | Rejected) -> int:
+    return len(sample.image) if isinstance(sample, Sample) else 0

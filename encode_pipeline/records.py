@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encode_pipeline.latents.commit import SourceShard
+from encode_pipeline.latents.commit import ShardCommit, SourceShard
 
 Pixels = npt.NDArray[np.uint8]
 """Height x width x RGB."""
@@ -72,15 +72,7 @@ class Rejected:
 class ShardReport:
     """What became of one source shard; small enough to travel."""
 
-    shard: str
-    read: int
-    encoded: int
-    rejected: dict[str, int]
-    rescued: int
-    """Latents that were not finite at first and came out right in a wider dtype."""
-    size: int
-    seconds: dict[str, float]
-    """Time by stage, as the loop waited for it."""
+    commit: ShardCommit
     won: bool
     """False if another attempt had committed this shard before."""
 

@@ -11,7 +11,7 @@ from encode_pipeline.latents.command import RequestError, to_yaml
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.store import Failure, Store, Version
-from encode_pipeline.progress import Progress
+from encode_pipeline.progress import Progress, RunLog
 from encode_pipeline.records import ShardFailure
 from encode_pipeline.sources import find_sources
 
@@ -34,9 +34,15 @@ def prepare(config: EncodeConfig) -> Prepared:
     from encode_pipeline.vae import load_vae  # seconds of imports: not before the cheap questions are answered
 
     vae = load_vae(config.vae)
+    return Prepared(sources, vae, spec_of(config, vae))
+
+
+def spec_of(config: EncodeConfig, vae: LoadedVae) -> LatentSpec:
+    """What the latents of this VAE mean under this configuration."""
     if config.posterior == "sample" and not vae.has_spread:
         raise RequestError(f"vae: {config.vae}: gives one latent and no distribution; set posterior=mean")
-    return Prepared(sources, vae, config.spec(vae.identity, vae.latent_shape(config.image_size)))
+    posterior = config.posterior or ("sample" if vae.has_spread else "mean")
+    return config.spec(vae.identity, vae.latent_shape(config.image_size), posterior)
 
 
 def plan(config: EncodeConfig) -> dict[str, Any]:
@@ -68,16 +74,18 @@ def run(config: EncodeConfig) -> dict[str, Any]:
     prepared = prepare(config)
     version = Store(config.store).create(prepared.spec)
     missing = version.missing(prepared.sources)
+    if missing and version.sealed:
+        raise RequestError(
+            f"{version.storage.url()}: sealed, and {len(missing)} of these shards are not in it; "
+            "encode them into another store"
+        )
     progress = Progress(len(missing), prepared.spec.views)
     if missing:
-        if version.sealed:
-            raise RequestError(
-                f"{version.storage.url()}: sealed, and {len(missing)} of these shards are not in it; "
-                "encode them into another store"
-            )
+        folder = f"runs/{uuid.uuid4().hex}"
         version.record_plan(prepared.sources)
-        version.storage.create(f"runs/{uuid.uuid4().hex}.yaml", to_yaml(config).encode())
-        _do(missing, version, prepared.vae, config, progress)
+        version.storage.create(f"{folder}/settings.yaml", to_yaml(config).encode())
+        with Progress(len(missing), prepared.spec.views, RunLog(version.storage, folder)) as progress:
+            _do(missing, version, prepared.vae, config, progress)
     return {
         "ok": not progress.failures,
         "store": config.store,
@@ -93,11 +101,11 @@ def _do(missing: list[SourceShard], version: Version, vae: LoadedVae, config: En
             from encode_pipeline.on_ray.driver import run_on_ray
         except ImportError as error:
             raise RequestError(f"engine=ray: {error}; install latent-clip-pipeline[ray], or use engine=local") from None
-        outcomes = run_on_ray(missing, version, config)
+        outcomes = run_on_ray(missing, version, config, progress.tell)
     else:
         from encode_pipeline.run_local import run_local
 
-        outcomes = run_local(missing, version, vae, config)
+        outcomes = run_local(missing, version, vae, config, progress.tell)
     for outcome in outcomes:
         progress.add(outcome)
         if isinstance(outcome, ShardFailure):

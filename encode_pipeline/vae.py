@@ -1,11 +1,9 @@
-"""A diffusers VAE: loading it, knowing it by content, and turning pictures into latents."""
+"""A VAE of the diffusers library, or none: loading it, knowing it by content, and its two directions."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.utils import logging as diffusers_logging
 
 from encode_pipeline.latents.command import RequestError
-from encode_pipeline.latents.spec import LatentSpec, SpecError, VaeIdentity, convert_scale
-from encode_pipeline.latents.writer import Latent
+from encode_pipeline.latents.spec import VaeIdentity
 from encode_pipeline.records import Pixels
 
 CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+PIXELS = "pixels"
+"""The name of no VAE at all: views averaged down to the latent grid, for a model of pixels to compare with."""
 diffusers_logging.set_verbosity_error()
 
 
@@ -48,6 +46,8 @@ class LoadedVae:
 
 def load_vae(name: str) -> LoadedVae:
     """A VAE by hub id or directory, or the one inside a whole pipeline; every weight accounted for."""
+    if name == PIXELS:
+        return _no_vae()
     looks_local = name.startswith((".", "/", "~")) or Path(name).exists()
     where = str(Path(name).expanduser()) if looks_local else name
     if looks_local and not Path(where).is_dir():
@@ -81,6 +81,22 @@ def load_vae(name: str) -> LoadedVae:
     return LoadedVae(model, identify(name, model), std is not None, mean.shape[1], probe // mean.shape[2])
 
 
+class AveragedPixels(torch.nn.Module):
+    """Stands where a VAE does, and gives the mean colour of every cell instead of a latent."""
+
+    reduction = 8
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images, self.reduction)
+
+
+def _no_vae() -> LoadedVae:
+    model = AveragedPixels()
+    config = {"class": PIXELS, "reduction": model.reduction}
+    identity = VaeIdentity(name=PIXELS, weights_sha256=hashlib.sha256().hexdigest(), config=config, scaling_factor=1.0)
+    return LoadedVae(model, identity, has_spread=False, channels=3, reduction=model.reduction)
+
+
 def identify(name: str, model: Any) -> VaeIdentity:
     """A VAE's identity by content: the same weights and config are the same VAE under any name."""
     hasher = hashlib.sha256()
@@ -100,6 +116,8 @@ def identify(name: str, model: Any) -> VaeIdentity:
 def posterior(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Mean and standard deviation of the latents of images in [-1, 1]; a VAE without a spread gives None."""
     encoded = model.encode(images)
+    if isinstance(encoded, torch.Tensor):
+        return encoded, None
     if hasattr(encoded, "latent_dist"):
         return encoded.latent_dist.mean, encoded.latent_dist.std
     return encoded.latents, None
@@ -107,6 +125,8 @@ def posterior(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 def decode_latents(vae: LoadedVae, raw_bchw: npt.NDArray[np.float32]) -> Pixels:
     """The pictures that latents stand for, uint8 and channels last. Latents are taken as the encoder gave them."""
+    if vae.identity.config["class"] == PIXELS:
+        raise RequestError(f"vae={PIXELS}: averaged pixels have no decoder")
     model = vae.model.to(memory_format=torch.channels_last)  # on CPUs a third faster
     device = next(model.parameters()).device
     pictures = []
@@ -115,80 +135,3 @@ def decode_latents(vae: LoadedVae, raw_bchw: npt.NDArray[np.float32]) -> Pixels:
             decoded = model.decode(raw[None].contiguous(memory_format=torch.channels_last)).sample[0].clamp(-1, 1)
             pictures.append(((decoded + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
     return np.stack(pictures)
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    latents: Latent
-    finite: npt.NDArray[np.bool_]
-    rescued: int
-
-
-class LatentEncoder:
-    """A VAE on its device, turning uint8 pictures into what the store holds."""
-
-    def __init__(self, vae: LoadedVae, spec: LatentSpec, batch_size: int, device: torch.device | None = None) -> None:
-        if vae.identity.weights_sha256 != spec.vae.weights_sha256 or vae.identity.config != spec.vae.config:
-            raise SpecError(
-                f"the VAE {vae.identity.name} is not the one of version {spec.fingerprint}, {spec.vae.name}"
-            )
-        self.spec, self.batch_size = spec, batch_size
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        auto = "float32" if self.device.type == "cpu" else "float16"
-        self.dtype_name = auto if spec.compute_dtype == "auto" else spec.compute_dtype
-        self._dtype = DTYPES[self.dtype_name]
-        self._vae = vae
-        # A copy only where it differs, since the float32 original is what rescues are made with.
-        same = self._dtype is torch.float32 and self.device.type == "cpu"
-        self._model = vae.model if same else _copy_to(vae.model, self.device, self._dtype)
-        self._model.to(memory_format=torch.channels_last)
-        self._threads = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
-
-    def encode(self, pictures: Sequence[Pixels], noise: Sequence[npt.NDArray[np.float32]]) -> EncodedBatch:
-        """Latents of up to a batch of pictures. One that is not finite is tried again, alone, in float32."""
-        latents = self._on_cpu(pictures, noise) if self.device.type == "cpu" else self._on_gpu(pictures, noise)
-        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(latents).all(axis=(1, 2, 3)))
-        rescued = 0
-        for index in np.flatnonzero(~finite):
-            if self._dtype is torch.float32:
-                break
-            wide = self._vae.model.to(self.device)
-            again = self._latents(wide, torch.float32, pictures[int(index)][None], noise[int(index)][None])[0]
-            if np.isfinite(again).all():
-                latents[index], finite[index] = again, True
-                rescued += 1
-        return EncodedBatch(latents, finite, rescued)
-
-    def _on_gpu(self, pictures: Sequence[Pixels], noise: Sequence[npt.NDArray[np.float32]]) -> Latent:
-        """All at once, padded to a fixed shape: the same kernels, so the same bits, for every batch."""
-        padding = self.batch_size - len(pictures)
-        pixels = np.stack([*pictures, *[pictures[-1]] * padding])
-        spread = np.stack([*noise, *[noise[-1]] * padding])
-        return self._latents(self._model, self._dtype, pixels, spread)[: len(pictures)]
-
-    def _on_cpu(self, pictures: Sequence[Pixels], noise: Sequence[npt.NDArray[np.float32]]) -> Latent:
-        """One by one, a thread each: the same bits however many threads, and none waits in a spin for another."""
-        pairs = zip(pictures, noise, strict=True)
-        rows = self._threads.map(
-            lambda pair: self._latents(self._model, self._dtype, pair[0][None], pair[1][None]), pairs
-        )
-        return np.concatenate(list(rows))
-
-    def _latents(
-        self, model: Any, dtype: torch.dtype, pixels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32]
-    ) -> Latent:
-        with torch.inference_mode():
-            images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)  # channels_last as it lies
-            mean, std = posterior(model, (images.float() / 127.5 - 1).to(dtype))
-            latents = mean.float()
-            if self.spec.posterior == "sample" and std is not None:
-                latents = latents + std.float() * torch.from_numpy(noise).to(self.device)
-            latents = convert_scale(latents, self.spec.vae, "raw", self.spec.scale)
-            return np.array(latents.to(torch.float16).cpu().numpy(), order="C")
-
-
-def _copy_to(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The same VAE in another place or width; built anew, because `.to` would change the original."""
-    twin = type(model).from_config(model.config)
-    twin.load_state_dict(model.state_dict())
-    return twin.to(device=device, dtype=dtype).requires_grad_(False).eval()

@@ -13,6 +13,7 @@ import pytest
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.commit import ShardBuild, ShardCommit, SourceShard
 from encode_pipeline.latents.spec import LatentSpec
+from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.storage import StorageError
 from encode_pipeline.latents.store import Failure, Store, Version
 from tests.conftest import Bucket
@@ -109,7 +110,7 @@ def test_seal_waits_for_every_planned_shard(open_store: OpenStore, spec: LatentS
     assert version.manifest().num_rows == 4
     lines = version.storage.read("shards.txt").decode().split()
     assert lines == [version.storage.url(path) for path in version.manifest().column("path").to_pylist()]
-    status = version.status().to_dict()
+    status = StatusReader(open_store(), version).look().to_dict()
     assert status["shards"] == {"total": 3, "done": 2, "failed": 1}
     assert status["samples"] == {"read": 6, "encoded": 4, "rejected": 2} and status["sealed"]
 
@@ -132,7 +133,7 @@ def test_strange_files_in_a_store_harm_nothing(open_store: OpenStore, spec: Late
     for path in ("commits/.DS_Store", "commits/backup/x.json", "data/stray", "data/a/b/c/d/e"):
         version.storage.create(path, b"?")
     assert version.done() == {SOURCES[0].name}
-    assert version.unreferenced() == {} and version.status().done == 1
+    assert version.unreferenced() == {} and StatusReader(open_store(), version).look().tally.done == 1
 
 
 def test_a_seal_cut_off_half_way_is_finished_by_the_next(

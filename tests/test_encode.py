@@ -11,14 +11,16 @@ import webdataset as wds
 
 from demo.warts import WartPlan
 from encode_pipeline.augment import ViewMaker
+from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.reader import LatentShard
+from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Sample, ViewedSample
 from encode_pipeline.run import plan, run
-from encode_pipeline.vae import LatentEncoder, load_vae
+from encode_pipeline.vae import load_vae
 from tests.conftest import Configure, encode_and_seal, payload_hashes
 
 
@@ -93,7 +95,7 @@ def test_a_bad_tar_is_given_up_on_and_the_rest_goes_on(configure: Configure, wor
     assert not result["ok"] and result["shards"] == {"done": 2, "failed": 1, "done_by_others": 0}
     assert str(broken) in result["failures"][0]["error"] and result["failures"][0]["attempts"] == 1
     version = Store(config.store).version()
-    assert version.status().to_dict()["shards"] == {"total": 3, "done": 2, "failed": 1}
+    assert StatusReader(Store(config.store), version).look().to_dict()["shards"] == {"total": 3, "done": 2, "failed": 1}
     assert not [path for path in version.storage.files("data") if "/00001" in path]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,19 @@ import pytest
 import torch
 
 from encode_pipeline.config import EncodeConfig
+from encode_pipeline.devices import latents_of
+from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.randomness import posterior_noise, seed_of
-from encode_pipeline.vae import LatentEncoder, LoadedVae, load_vae
+from encode_pipeline.run import spec_of
+from encode_pipeline.vae import LoadedVae, load_vae, posterior
 from tests.conftest import build_vae
 
 
 def spec_for(vae: LoadedVae, **changes: object) -> LatentSpec:
     config = EncodeConfig(**{"vae": "x", "source": "x", "store": "x", "image_size": 64, **changes})
-    return config.spec(vae.identity, vae.latent_shape(64))
+    return spec_of(config, vae)
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -107,12 +111,14 @@ def test_latents_do_not_depend_on_the_number_of_threads(small_vae: Path) -> None
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
 
-def test_a_padded_batch_gives_what_single_pictures_give(small_vae: Path) -> None:
-    """The GPU's way of encoding, run here on the CPU: within one step of float16 of the CPU's own."""
+def test_a_batch_at_once_gives_what_single_pictures_give(small_vae: Path) -> None:
+    """The batched arithmetic of a GPU, run here on the CPU: within one step of float16 of the CPU's own way."""
     vae = load_vae(str(small_vae))
-    encoder = LatentEncoder(vae, spec_for(vae), batch_size=8)
-    batched = encoder._on_gpu(pictures(5), noise(5))
-    single = encoder.encode(pictures(5), noise(5)).latents
+    spec = spec_for(vae)
+    pixels, spread = torch.from_numpy(np.stack(pictures(5))), torch.from_numpy(np.stack(noise(5)))
+    with torch.inference_mode():
+        batched = latents_of(partial(posterior, vae.model), spec, torch.float32, pixels, spread).numpy()
+    single = LatentEncoder(vae, spec, batch_size=8).encode(pictures(5), noise(5)).latents
     assert batched.shape == single.shape == (5, 4, 8, 8)
     assert (np.abs(batched.astype(np.float32) - single) <= np.spacing(np.abs(single))).all()
 

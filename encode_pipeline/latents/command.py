@@ -10,7 +10,7 @@ import difflib
 import json
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests")
 """Whose exceptions mean that a server, a login or an address is wrong, not that the program is."""
+
+
+CLEAR = "\x1b[H\x1b[2J"
+"""What empties a terminal."""
 
 
 class RequestError(Exception):
@@ -48,6 +52,8 @@ class Verb:
     """The key that a bare first argument sets."""
     show: Callable[[Mapping[str, Any]], str] | None = None
     """Turns the result into the text a person reads; without it the result is printed key by key."""
+    watch: Callable[[Any], Iterator[Mapping[str, Any]]] | None = None
+    """With `watch=true`, results that come one after the other, on a terminal each over the one before."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,11 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: 
         if request.print_config:
             print(to_yaml(settings), end="")
             return 0
-        result = verb.run(settings)
+        watching = verb.watch if getattr(settings, "watch", False) else None
+        result: Mapping[str, Any] = {}
+        for result in watching(settings) if watching else [verb.run(settings)]:
+            before = CLEAR if watching and sys.stdout.isatty() and not as_json else ""
+            print(before + _text(verb, result, as_json), flush=True)
     except RequestError as error:
         return _fail(error, 2, as_json)
     except CheckFailed as error:
@@ -89,11 +99,13 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: 
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    if request.as_json:
-        print(json.dumps(result, default=str))
-    else:
-        print(verb.show(result) if verb.show else "\n".join(f"{k}: {v}" for k, v in result.items()))
     return 0 if result.get("ok", True) else 1
+
+
+def _text(verb: Verb, result: Mapping[str, Any], as_json: bool) -> str:
+    if as_json:
+        return json.dumps(result, default=str)
+    return verb.show(result) if verb.show else "\n".join(f"{k}: {v}" for k, v in result.items())
 
 
 def parse(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: str | None) -> Request:

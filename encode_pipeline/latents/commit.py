@@ -63,6 +63,8 @@ class ShardCommit(Settings):
     read: int
     encoded: int
     rejected: dict[str, int]
+    rescued: int = 0
+    """Latents that were not finite at first and came out right in a wider dtype."""
     payloads: tuple[Payload, ...]
     made_by: dict[str, Any]
     """Versions, device and times: for people, never for decisions."""
@@ -135,7 +137,9 @@ class ShardBuild:
         self.rejected[reason] += 1
         self._refusals.append(canonical_json({"key": key, "reason": reason, "detail": detail}))
 
-    def finish(self, source_sha256: str, made_by: Mapping[str, Any]) -> tuple[ShardCommit, dict[str, Path]]:
+    def finish(
+        self, source_sha256: str, made_by: Mapping[str, Any], rescued: int = 0
+    ) -> tuple[ShardCommit, dict[str, Path]]:
         """The commit to be, and the local file behind each payload; every file re-opened and checked."""
         prefix = attempt_folder(self.source.name, self.attempt)
         payloads: list[Payload] = []
@@ -154,7 +158,7 @@ class ShardBuild:
             )
         if self._refusals:
             local = self.folder / REJECTED_LIST
-            text = b"".join(line + b"\n" for line in self._refusals)
+            text = b"".join(line + b"\n" for line in sorted(self._refusals))  # in no order of threads or batches
             local.write_bytes(text)
             path = f"{prefix}/{REJECTED_LIST}"
             files[path] = local
@@ -169,6 +173,7 @@ class ShardBuild:
             read=self.encoded + self.rejected.total(),
             encoded=self.encoded,
             rejected=dict(sorted(self.rejected.items())),
+            rescued=rescued,
             payloads=tuple(payloads),
             made_by=dict(made_by),
         )

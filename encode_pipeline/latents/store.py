@@ -16,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,34 +56,6 @@ class Failure:
     attempts: int
 
 
-@dataclass
-class Status:
-    """Where a version stands, counted from plans, commits and failures alone."""
-
-    fingerprint: str
-    total: int = 0
-    done: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    read: int = 0
-    encoded: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    size: int = 0
-    sealed: bool = False
-    promoted: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.fingerprint,
-            "shards": {"total": self.total, "done": self.done, "failed": len(self.failures)},
-            "samples": {"read": self.read, "encoded": self.encoded, "rejected": self.rejected.total()},
-            "rejected": dict(self.rejected.most_common()),
-            "bytes": self.size,
-            "sealed": self.sealed,
-            "promoted": self.promoted,
-            "failures": [vars(failure) for failure in self.failures],
-        }
-
-
 class Version:
     """One version of a store: all latents of one meaning."""
 
@@ -106,12 +78,14 @@ class Version:
 
     def planned(self) -> dict[str, SourceShard]:
         """Every source shard that any run was asked for, by shard name."""
-        sources: dict[str, SourceShard] = {}
-        for path in self.storage.files("plans"):
-            for row in _read_table(self.storage, path, PLAN_SCHEMA).to_pylist():
-                source = SourceShard(**row)
-                sources[source.name] = source
-        return sources
+        return {source.name: source for path in sorted(self.plans()) for source in self.plan(path)}
+
+    def plans(self) -> set[str]:
+        """The plans' files: a new one for every other set of source shards that a run was asked for."""
+        return set(self.storage.files("plans"))
+
+    def plan(self, path: str) -> list[SourceShard]:
+        return [SourceShard(**row) for row in _read_table(self.storage, path, PLAN_SCHEMA).to_pylist()]
 
     def done(self) -> set[str]:
         """The names of the shards that have a commit."""
@@ -173,19 +147,6 @@ class Version:
                 except (ValueError, TypeError):
                     raise StorageError(f"{self.storage.url(path)}: damaged: not the record of a failure") from None
         return [latest[shard] for shard in sorted(latest)]
-
-    def status(self) -> Status:
-        """Counts from plans, commits and failures; safe beside any number of writers."""
-        failures = self.failures()
-        done = self.done()
-        status = Status(self.fingerprint, total=len(done | set(self.planned())), done=len(done), failures=failures)
-        for commit in self.commits(done):
-            status.read += commit.read
-            status.encoded += commit.encoded
-            status.rejected.update(commit.rejected)
-            status.size += sum(payload.size for payload in commit.payloads)
-        status.sealed = self.sealed
-        return status
 
     # --- closing and reading a version ----------------------------------------------------------
 

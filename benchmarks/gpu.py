@@ -1,0 +1,224 @@
+"""On a GPU: the encoder alone in each way of computing it, the whole pipeline around it, and a step of training.
+
+The VAE has SDXL's size and random weights: its speed is that of the real one, its latents mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from pydantic import Field
+
+from benchmarks.paired import paired
+from benchmarks.pictures import PictureSet, write_tars
+from benchmarks.settings import BenchmarkConfig
+from encode_pipeline.config import EncodeConfig, PositiveInt
+from encode_pipeline.devices import Kernels
+from encode_pipeline.encoder import LatentEncoder, StartedBatch
+from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.status import Tally
+from encode_pipeline.latents.store import Store
+from encode_pipeline.randomness import posterior_noise
+from encode_pipeline.records import ShardReport
+from encode_pipeline.run import spec_of
+from encode_pipeline.run_local import run_local
+from encode_pipeline.sources import find_sources
+from encode_pipeline.vae import LoadedVae, identify
+from train.config import architecture_of
+from train.loss import HardClipLoss
+from train.model import build_model, parameter_groups
+
+SIDE, BATCHES = 512, 12
+ENCODE_TFLOP = 1.117
+"""Of one 512-pixel picture by SDXL's encoder."""
+TRAIN_TFLOP = {"latent-vit-b-8": 0.0515, "latent-vit-b-4-plus": 0.1661}
+"""Of one sample, forward and backward."""
+
+
+class GpuConfig(BenchmarkConfig):
+    batch_size: PositiveInt = Field(16, description="views encoded at once")
+    pictures: PositiveInt = Field(600, description="pictures in each of four tars that the pipeline encodes")
+    side: PositiveInt = Field(768, description="side of those pictures, JPEGs")
+    train_batch: PositiveInt = Field(1024, description="samples in a step of training")
+    kernels: tuple[Kernels, ...] = Field(("plain", "compiled", "fused"), description="ways of computing the encoder")
+
+
+def measure(config: GpuConfig) -> dict[str, Any]:
+    """Encoder, pipeline and training step on this machine's GPU; random weights of SDXL's size."""
+    if not torch.cuda.is_available():
+        raise RequestError("benchmark gpu: there is no GPU here")
+    vae = sdxl_sized_vae()
+    content: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(),
+        "cores": os.cpu_count(),
+        "weights": "random: speeds are comparable, latents are not",
+    }
+    content["encoder"] = measure_encoder(vae, config)
+    content["bits"] = measure_bits(vae, config)
+    content["pipeline"] = measure_pipeline(vae, config)
+    content["train"] = {name: measure_training(name, config) for name in TRAIN_TFLOP}
+    return content
+
+
+def sdxl_sized_vae() -> LoadedVae:
+    torch.manual_seed(0)
+    model = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        scaling_factor=0.13025,
+    )
+    model.requires_grad_(False).eval()
+    return LoadedVae(model, identify("random weights of SDXL's size", model), True, 4, 8)
+
+
+def encode_config(**changes: Any) -> EncodeConfig:
+    return EncodeConfig(**{"vae": "random", "source": "none", "store": "none", "image_size": SIDE, **changes})
+
+
+def measure_encoder(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
+    """Pictures in host memory to latents in host memory, against diffusers' usual loop."""
+    spec = spec_of(encode_config(), vae)
+    size = config.batch_size
+    pictures = np.random.default_rng(0).integers(0, 256, (size, SIDE, SIDE, 3), dtype=np.uint8)
+    noise = [posterior_noise(number, spec.shape) for number in range(size)]
+    own = AutoencoderKL.from_config(vae.model.config)
+    own.load_state_dict(vae.model.state_dict())
+    own = own.to("cuda", torch.float16).requires_grad_(False).eval()
+
+    def usual() -> int:
+        with torch.inference_mode():
+            for _ in range(BATCHES):
+                images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+                own.encode(images.to("cuda", torch.float16)).latent_dist.sample().cpu().numpy()
+        return BATCHES * size
+
+    ways: dict[str, Callable[[], int]] = {"diffusers' usual loop": usual}
+    for kernels in config.kernels:
+        encoder = LatentEncoder(vae, spec, size, kernels=kernels)
+        ways[kernels] = lambda encoder=encoder: len(  # type: ignore[misc]
+            list(encode_batches(encoder, [list(pictures)] * BATCHES, noise))
+        )
+    result = paired(ways, config.rounds, unit="views")
+    for measured in result["ways"].values():
+        measured["tflop_per_second"] = round(measured["per_second"]["median"] * ENCODE_TFLOP, 1)
+    result["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return result
+
+
+def encode_batches(encoder: LatentEncoder, batches: list[list[Any]], noise: list[Any]) -> Iterator[Any]:
+    """Latents of every picture, with two batches under way, as the pipeline does it."""
+    started: list[StartedBatch] = []
+    for batch in batches:
+        started.append(encoder.start(batch, noise[: len(batch)]))
+        if len(started) == 2:
+            yield from encoder.finish(started.pop(0)).latents
+    for waiting in started:
+        yield from encoder.finish(waiting).latents
+
+
+def measure_bits(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
+    """What a latent's bits depend on: its place in the batch, its company, the encoder, the batch size."""
+    spec = spec_of(encode_config(), vae)
+    pictures = list(np.random.default_rng(1).integers(0, 256, (16, SIDE, SIDE, 3), dtype=np.uint8))
+    noise = [posterior_noise(number, spec.shape) for number in range(16)]
+
+    def in_fours(encoder: LatentEncoder) -> Any:
+        cuts = [slice(at, at + 4) for at in range(0, 16, 4)]
+        return np.concatenate([encoder.encode(pictures[cut], noise[cut]).latents for cut in cuts])
+
+    wide = LatentEncoder(vae, spec_of(encode_config(dtype="float32"), vae), 4, kernels="plain")
+    exact = in_fours(wide).astype(np.float64)
+    result: dict[str, Any] = {}
+    for kernels in config.kernels:
+        first = LatentEncoder(vae, spec, 16, kernels=kernels)
+        latents = first.encode(pictures, noise).latents
+        reversed_latents = first.encode(pictures[::-1], noise[::-1]).latents[::-1]
+        alone = first.encode(pictures[:1], noise[:1]).latents
+        second = LatentEncoder(vae, spec, 16, kernels=kernels).encode(pictures, noise).latents
+        fours = in_fours(LatentEncoder(vae, spec, 4, kernels=kernels))
+        steps = np.abs(fours.astype(np.float64) - latents) / np.spacing(np.abs(latents)).astype(np.float64)
+        result[kernels] = {
+            "same_in_any_place": bool(np.array_equal(latents, reversed_latents)),
+            "same_in_any_company": bool(np.array_equal(latents[:1], alone)),
+            "same_from_another_encoder": bool(np.array_equal(latents, second)),
+            "sha256": hashlib.sha256(latents.tobytes()).hexdigest()[:16],
+            "batch_4_against_16": {
+                "differing": round(float((fours != latents).mean()), 5),
+                "most_float16_steps": float(steps.max()),
+                "most": float(np.abs(fours.astype(np.float64) - latents).max()),
+            },
+            "relative_error_against_float32": float(np.linalg.norm(latents - exact) / np.linalg.norm(exact)),
+        }
+    return result
+
+
+def measure_pipeline(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
+    """Tars on disk to committed shards, and what the encoder waited for."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_tars(root / "tars", PictureSet(4, config.pictures, config.side))
+        settings = encode_config(source=(str(root / "tars"),), store=str(root / "store"), batch_size=config.batch_size)
+        version = Store(root / "store").create(spec_of(settings, vae))
+        sources = find_sources(settings.source)
+        tally, moments, views = Tally(settings.views), [], 0
+
+        def tell(count: int) -> None:
+            nonlocal views
+            views += count
+            moments.append((time.perf_counter(), views))
+
+        for outcome in run_local(sources, version, vae, settings, tell):
+            assert isinstance(outcome, ShardReport), outcome
+            tally.add(outcome.commit)
+        steady = moments[len(moments) // 8 :]  # after the first fill of the queues
+        rate = (steady[-1][1] - steady[0][1]) / (steady[-1][0] - steady[0][0])
+        return {
+            "views_per_second": round(rate, 1),
+            "decode_threads": settings.decode_threads,
+            "picture_side": config.side,
+            **tally.to_dict(),
+        }
+
+
+def measure_training(name: str, config: GpuConfig) -> dict[str, Any]:
+    """Samples a second of forward, backward and update in bfloat16, without a loader."""
+    architecture = architecture_of(name)
+    model = build_model(architecture, 4, 64).to("cuda")
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.2), lr=1e-4)
+    loss_of = HardClipLoss()
+    latents = torch.randn(config.train_batch, 4, 64, 64, device="cuda")
+    tokens = torch.randint(1, 49000, (config.train_batch, 77), device="cuda")
+
+    def step() -> int:
+        with torch.autocast("cuda", torch.bfloat16):
+            features = model(latents, tokens)
+        image, text = features["image_features"].float(), features["text_features"].float()
+        loss = loss_of(image, text, features["logit_scale"], tokens)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        torch.cuda.synchronize()
+        return config.train_batch
+
+    result = paired({name: step}, config.rounds, unit="samples")
+    rate = result["ways"][name]["per_second"]["median"]
+    memory = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+    torch.cuda.reset_peak_memory_stats()
+    return {
+        "batch": config.train_batch,
+        "samples_per_second": rate,
+        "tflop_per_second": round(rate * TRAIN_TFLOP[name], 1),
+        "peak_memory_gb": memory,
+    }
