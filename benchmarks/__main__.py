@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,11 +34,17 @@ def run_all(config: AllConfig) -> Mapping[str, Any]:
 
 def written(out: Path | None, results: Mapping[str, Any]) -> Mapping[str, Any]:
     """The results beside the machine they came from, in the file if one is wanted."""
-    content = {"processor": processor(), "software": software(), "commit": git_commit(), "results": results}
+    content = {
+        "processor": processor(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],  # well above the cores: others were at work too
+        "software": software(),
+        "commit": git_commit(),
+        "results": results,
+    }
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1) + "\n")
-        content["out"] = str(out)
+        return {"out": str(out), **content}
     return content
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from benchmarks import straightforward
@@ -45,21 +43,17 @@ def measure(config: OneDecodeConfig) -> dict[str, Any]:
             return sum(1 for _ in views)
 
         def by_torchvision() -> int:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # as in a DataLoader's worker
-            try:
+            with straightforward.torch_threads(1):  # as in a DataLoader's worker
                 plain, augmented = straightforward.plain(IMAGE_SIZE), straightforward.augmented(IMAGE_SIZE)
                 passes = [plain, *[augmented] * (config.views - 1)]
                 return sum(1 for transform in passes for _ in straightforward.samples([tar], transform))
-            finally:
-                torch.set_num_threads(threads)
 
         ways = {
             f"{config.views} passes": four_passes,
             f"{config.views} passes, PIL and torchvision": by_torchvision,
             "one decode": one_decode,
         }
-        return paired(ways, config.rounds, unit="views", clock=time.process_time)
+        return paired(ways, config.rounds, unit="views", by="cpu")
 
 
 def good_samples(tar: Path) -> Iterator[Sample]:

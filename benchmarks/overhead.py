@@ -77,12 +77,21 @@ def measure(config: OverheadConfig) -> dict[str, Any]:
                 encoded.append(sum(views_of(outcome, config.views) for outcome in outcomes))
 
         works = {"decode and augment": decode_and_augment, "VAE": encode, "pipeline": pipeline}
-        seconds = in_turns(works, config.rounds)
-    triples = zip(*seconds.values(), strict=True)
+        turns = in_turns(works, config.rounds)
+    seconds = {name: [turn.wall for turn in spent] for name, spent in turns.items()}
+    cpu = {name: [turn.cpu for turn in spent] for name, spent in turns.items()}
     return {
         "rounds": config.rounds,
         "views": encoded[-1],
         "cores": cores,
         "seconds": {name: spread(spent) for name, spent in seconds.items()},
-        "pipeline_to_sum": spread([whole / (decoding + encoding) for decoding, encoding, whole in triples]),
+        "cpu_seconds": {name: spread(spent) for name, spent in cpu.items()},
+        "pipeline_to_sum": spread(to_sum(seconds)),
+        "pipeline_to_sum_by_cpu": spread(to_sum(cpu)),
     }
+
+
+def to_sum(seconds: dict[str, list[float]]) -> list[float]:
+    """The pipeline's share of the two parts' sum, round by round."""
+    parts = zip(seconds["decode and augment"], seconds["VAE"], seconds["pipeline"], strict=True)
+    return [whole / (decoding + encoding) for decoding, encoding, whole in parts]

@@ -49,7 +49,8 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
         encode = straightforward.pixels if by_pixels else straightforward.by_vae(prepared.vae.model)
 
         def afternoon() -> int:
-            with tempfile.TemporaryDirectory(dir=root) as out:
+            threads = 1 if by_pixels else cores  # averaging is nothing; its threads would be in the workers' way
+            with tempfile.TemporaryDirectory(dir=root) as out, straightforward.torch_threads(threads):
                 return straightforward.encode_tars(
                     tars, Path(out), encode, config.views, config.image_size, config.batch_size, workers=cores
                 )

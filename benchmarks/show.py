@@ -8,7 +8,7 @@ from typing import Any
 
 def show(content: Mapping[str, Any]) -> str:
     """A table for each benchmark."""
-    lines = [f"on {content['processor']}"]
+    lines = [f"on {content['processor']}, load average at the end {content['load_average'][0]}"]
     for name, result in content["results"].items():
         lines.append("")
         lines += next(show(name, result) for mark, show in SHOWN.items() if mark in result)
@@ -20,16 +20,19 @@ def show(content: Mapping[str, Any]) -> str:
 def _timed(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     rounds = f"least to most of {result['rounds']} rounds"
     if "ways" in result:
-        yield f"{name}, {result['unit']:<40}{'median':>12}{'ratio':>9}   {rounds}"
+        yield f"{name}, {result['unit']:<40}{'median':>12}{'ratio':>9}{'by CPU':>9}   {rounds}"
         for way, measured in result["ways"].items():
-            rate, ratio = measured["per_second"], measured["ratio"]
-            yield f"  {way:<{len(name) + 40}}{rate['median']:>12,.1f}{ratio['median']:>9.2f}   {_range(ratio)}"
+            rate, ratio, cpu_ratio = (measured[kind] for kind in ("per_second", "ratio", "cpu_ratio"))
+            medians = f"{rate['median']:>12,.1f}{ratio['median']:>9.2f}{cpu_ratio['median']:>9.2f}"
+            yield f"  {way:<{len(name) + 40}}{medians}   {_range(ratio)}"
         return
     yield f"{name}, {result['views']} views on {result['cores']} cores; {rounds}"
     for part, seconds in result["seconds"].items():
         yield f"  {part:<24}{seconds['median']:>9.2f} s   {_range(seconds)}"
     ratio = result["pipeline_to_sum"]
     yield f"  {'pipeline to their sum':<24}{ratio['median']:>9.3f}     {_range(ratio)}"
+    by_cpu = result["pipeline_to_sum_by_cpu"]
+    yield f"  {'  by CPU time':<24}{by_cpu['median']:>9.3f}     {_range(by_cpu)}"
 
 
 def _memory(name: str, result: Mapping[str, Any]) -> Iterator[str]:

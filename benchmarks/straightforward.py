@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def encode_tars(
                     writer.write({"__key__": key, "latent.pt": buffer.getvalue(), "txt": caption, "json": about})
                     written += 1
     return written
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Within, torch computes with so many threads: one, where worker processes have taken the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def samples(tars: Sequence[Path], transform: v2.Compose) -> Any:
