@@ -9,7 +9,9 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.devices import Kernels
+from encode_pipeline.encode_shard import BATCHES_IN_FLIGHT
 from encode_pipeline.encoder import LatentEncoder, StartedBatch
-from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.status import Tally
 from encode_pipeline.latents.store import Store
 from encode_pipeline.randomness import posterior_noise
@@ -107,9 +110,7 @@ def measure_encoder(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
     ways: dict[str, Callable[[], int]] = {"diffusers' usual loop": usual}
     for kernels in config.kernels:
         encoder = LatentEncoder(vae, spec, size, kernels=kernels)
-        ways[kernels] = lambda encoder=encoder: len(  # type: ignore[misc]
-            list(encode_batches(encoder, [list(pictures)] * BATCHES, noise))
-        )
+        ways[kernels] = partial(encode_batches, encoder, [list(pictures)] * BATCHES, noise)
     result = paired(ways, config.rounds, unit="views")
     for measured in result["ways"].values():
         measured["tflop_per_second"] = round(measured["per_second"]["median"] * ENCODE_TFLOP, 1)
@@ -117,15 +118,24 @@ def measure_encoder(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
     return result
 
 
-def encode_batches(encoder: LatentEncoder, batches: list[list[Any]], noise: list[Any]) -> Iterator[Any]:
-    """Latents of every picture, with two batches under way, as the pipeline does it."""
-    started: list[StartedBatch] = []
+def encode_batches(encoder: LatentEncoder, batches: list[list[Any]], noise: list[Any]) -> int:
+    """How many latents came of it, with two batches under way, as the pipeline does it."""
+    started: deque[StartedBatch] = deque()
+    count = 0
+
+    def finish() -> int:
+        encoded = encoder.finish(started.popleft())
+        if encoded.rescued or not encoded.finite.all():
+            raise CheckFailed(f"kernels={encoder.kernels}: latents that are not finite: this times the rescue of them")
+        return len(encoded.latents)
+
     for batch in batches:
+        if len(started) == BATCHES_IN_FLIGHT:
+            count += finish()
         started.append(encoder.start(batch, noise[: len(batch)]))
-        if len(started) == 2:
-            yield from encoder.finish(started.pop(0)).latents
-    for waiting in started:
-        yield from encoder.finish(waiting).latents
+    while started:
+        count += finish()
+    return count
 
 
 def measure_bits(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class OnGpu:
         with torch.inference_mode():
             self._pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
             self._noise = torch.zeros((batch_size, *spec.shape), device=device)
-            compute = partial(latents_of, moments, spec, dtype, self._pixels, self._noise)
+            # Held for as long as the graph is: it has the addresses of the weights, and nothing else keeps those alive.
+            self._compute = compute = partial(latents_of, moments, spec, dtype, self._pixels, self._noise)
             if self.kernels == "fused":
                 self._check(compute(), latents_of(partial(posterior, model), spec, dtype, self._pixels, self._noise))
             self._graph = torch.cuda.CUDAGraph()

@@ -17,7 +17,7 @@ from encode_pipeline.fused_kernels import factors_kernel, moments_kernel, normal
 
 TILE = 8192
 """Values that a program holds at once: a tile of so many places with all their channels."""
-PARTS = 128
+PARTS = 32
 """Into so many pieces the places of a picture are cut, at most, and each gives its own sums."""
 
 
