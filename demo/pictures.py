@@ -14,12 +14,12 @@ from PIL import Image
 
 from demo.report_run import StoreFacts
 from encode_pipeline.augment import ViewMaker
-from encode_pipeline.augment import decode as decode_picture
-from encode_pipeline.config import ViewRecipe
+from encode_pipeline.decode import decode as decode_picture
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.writer import Latent
 from encode_pipeline.preview import decode, fit_rgb_map, latents_to_rgb
 from encode_pipeline.read import read_samples
+from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Pixels, Rejected, Sample, ViewedSample
 from encode_pipeline.vae import LoadedVae
 

@@ -31,8 +31,12 @@ class Prepared:
 def prepare(config: EncodeConfig) -> Prepared:
     """Checks the whole request: tars, VAE and how they fit."""
     sources = find_sources(config.source, config.limit)
-    from encode_pipeline.vae import load_vae  # seconds of imports: not before the cheap questions are answered
+    from encode_pipeline.transforms import (
+        check_recipe,
+    )  # seconds of imports: not before the cheap questions are answered
+    from encode_pipeline.vae import load_vae
 
+    check_recipe(config.recipe, config.image_size)
     vae = load_vae(config.vae)
     if config.posterior == "sample" and not vae.has_spread:
         raise RequestError(f"vae: {config.vae}: gives one latent and no distribution; set posterior=mean")
