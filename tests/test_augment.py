@@ -13,8 +13,8 @@ from PIL import Image
 from demo.warts import WartPlan
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.decode import decode
-from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.read import read_samples
+from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Pixels, Reason, Rejected, Sample, ViewedSample
 
 RECIPE = ViewRecipe()
