@@ -44,7 +44,10 @@ class ViewRecipe(Settings):
         10.0, ge=1, description="pictures longer than so many times their short side are rejected"
     )
     steps: tuple[Step, ...] = Field(
-        default_factory=_steps_of_paper, min_length=1, description="albumentations transforms by name"
+        default_factory=_steps_of_paper,
+        validate_default=True,
+        min_length=1,
+        description="albumentations transforms by name",
     )
 
     @field_validator("steps")

@@ -75,7 +75,7 @@ def check_recipe(recipe: ViewRecipe, image_size: int) -> None:
     for width, height in ((long, long), (short, short), (short, int(short * min(recipe.max_aspect, 100)))):
         where = f"on a picture of {width}x{height}"
         picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        _run_every_step(compose, picture, where)
+        _run_every_step(recipe, compose, picture, where)
         views = [_view(compose, seed, picture, image_size, where) for seed in (*range(PROBES), *range(PROBES))]
         if any(not np.array_equal(views[seed], views[seed + PROBES]) for seed in range(PROBES)):
             raise RequestError(f"recipe: {where}: the same seed does not give the same view twice")
@@ -149,15 +149,15 @@ def _known_transforms() -> dict[str, Any]:
     }
 
 
-def _run_every_step(compose: A.Compose, picture: Pixels, where: str) -> None:
+def _run_every_step(recipe: ViewRecipe, compose: A.Compose, picture: Pixels, where: str) -> None:
     """Runs also the steps that chance would leave out nearly always."""
     seed_steps(compose, 0)
     image = picture.copy()
-    for number, step in enumerate(compose.transforms, 1):
+    for number, (step, transform) in enumerate(zip(recipe.steps, compose.transforms, strict=True), 1):
         try:
-            image = step(image=image, force_apply=True)["image"]
+            image = transform(image=image, force_apply=True)["image"]
         except Exception as error:  # whatever a transform does not like, the recipe is at fault
-            name = type(step).__name__
+            (name,) = step
             raise RequestError(f"recipe: step {number}, {name}: {where}: {_one_line(error)}") from None
 
 
