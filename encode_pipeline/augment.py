@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import albumentations as A
 import numpy as np
 
 from encode_pipeline.decode import Picture, decoded
@@ -14,6 +13,9 @@ from encode_pipeline.randomness import seed_of
 from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Rejected, Sample, View, ViewedSample
 from encode_pipeline.transforms import ResizedCrop, build_steps, reduction_for, resize, seed_steps
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 SAME_EVERY_TIME = {"shape", "interpolation", "fill", "fill_mask", "mask_interpolation"}
 """What albumentations keeps beside the draws of a step."""

@@ -41,7 +41,7 @@ class Jitter(A.ColorJitter):
 def turn_hue(pixels: Pixels, turn: float) -> Pixels:
     """Colours turned around the colour circle; brightest and darkest of each pixel's channels stay what they are.
 
-    Within half a step of exact arithmetic, where a way over 8-bit HSV is off by up to 8 and knows 180 hues.
+    Within half a step of exact arithmetic, where a way over 8-bit HSV is off by up to 12 and knows 180 hues.
     """
     if abs(turn) > SMALL_TURN:
         return np.asarray(functional.adjust_hue_torchvision(pixels, turn))

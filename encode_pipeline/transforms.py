@@ -35,6 +35,7 @@ RESIZING = ("interpolation", "mask_interpolation", "area_for_downscale")
 KEPT_DETAIL = 2
 """A reduced JPEG still has so many times the pixels that a view needs, along a side. See `reduction_for`."""
 PROBES = 8
+"""Seeds that a recipe is tried with on each probe picture."""
 
 
 def resize(pixels: Pixels, side: int) -> Pixels:
@@ -42,7 +43,7 @@ def resize(pixels: Pixels, side: int) -> Pixels:
 
     What Pillow's BICUBIC gives, to one step in 0.5 % of the values (57 dB to exact arithmetic, the limit of
     8 bits), in an eighth of its time: 1.0 ms for 900x870 to 512x512 against 8.2; OpenCV's INTER_AREA takes 4.4 ms
-    for 46 dB, its INTER_CUBIC 0.6 for 47 and aliases. Integer arithmetic, so the same bits on any number of threads.
+    for 46 dB, its INTER_CUBIC 0.6 for 47 and aliases. Integer arithmetic: the same bits on any number of threads, with and without AVX.
     """
     # Contiguous both as it goes in and as it comes out; else torch rearranges it, with a pool of threads.
     piece = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
@@ -137,15 +138,12 @@ def _build(where: str, name: str, arguments: dict[str, Any], image_size: int) ->
 @cache
 def _known_transforms() -> dict[str, Any]:
     """The transforms of pictures that a recipe may name."""
-    bases = (A.ImageOnlyTransform, A.DualTransform, A.Transform3D)
+    bases = (A.ImageOnlyTransform, A.DualTransform)
+    classes = {name: kind for name, kind in vars(A).items() if isinstance(kind, type) and issubclass(kind, bases)}
     return {
         name: kind
-        for name, kind in vars(A).items()
-        if isinstance(kind, type)
-        and issubclass(kind, (A.ImageOnlyTransform, A.DualTransform))
-        and not issubclass(kind, A.Transform3D)
-        and kind not in bases
-        and name not in REFUSED
+        for name, kind in classes.items()
+        if kind not in bases and name not in REFUSED and not issubclass(kind, A.Transform3D)
     }
 
 
