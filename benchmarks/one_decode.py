@@ -13,11 +13,11 @@ from benchmarks import straightforward
 from benchmarks.paired import paired
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.settings import BenchmarkConfig
-from encode_pipeline.augment import ViewMaker, decode
-from encode_pipeline.config import PositiveInt, ViewRecipe
+from encode_pipeline.augment import ViewMaker
+from encode_pipeline.config import PositiveInt
 from encode_pipeline.latents.command import CheckFailed
-from encode_pipeline.randomness import seed_of
 from encode_pipeline.read import read_samples
+from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Rejected, Sample, View, ViewedSample
 
 IMAGE_SIZE, SEED = 512, 0
@@ -71,9 +71,4 @@ def accepted(viewed: ViewedSample | Rejected) -> ViewedSample:
 
 def one_view(make_views: ViewMaker, sample: Sample, view: int) -> View:
     """A pass's share of a sample: the same decoder and the same view as in the one decode."""
-    picture = decode(sample, make_views.recipe)
-    if isinstance(picture, Rejected):
-        raise CheckFailed(f"{picture.key}: {picture.reason}")
-    if view == 0:
-        return make_views._plain(picture)
-    return make_views._augmented(picture, seed_of(SEED, make_views.shard, sample.key, view, "augment"))
+    return accepted(make_views.some(sample, [view])).views[0]

@@ -23,6 +23,7 @@ MEANING = {
     Reason.UNDECODABLE_IMAGE: "the picture is empty, cut short, or no picture",
     Reason.TOO_SMALL: "a side is shorter than the recipe allows",
     Reason.TOO_LARGE: "more pixels or bytes than the limit",
+    Reason.EXTREME_ASPECT: "many times longer than wide",
     Reason.NON_FINITE_LATENT: "the VAE gave infinities, in float32 too",
 }
 

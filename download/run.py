@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import Field
 
 from download.url_list import TAKEN, UrlList, read_url_list
-from encode_pipeline.config import PositiveInt, ViewRecipe
+from encode_pipeline.config import PositiveInt
 from encode_pipeline.latents.command import CheckFailed, RequestError, Settings, build, read_yaml, to_yaml
+from encode_pipeline.recipe import ViewRecipe
 
 SAVED_CONFIG = "download.yaml"  # no .json: img2dataset takes every .json in its folder for a finished tar
 QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "WANDB_ERROR_REPORTING": "false"}

@@ -11,6 +11,7 @@ from encode_pipeline.config import (
     EncodeConfig,
     GcRequest,
     PreviewRequest,
+    ReplayRequest,
     SealRequest,
     StatusRequest,
     StoreRequest,
@@ -104,6 +105,12 @@ def run_gc(request: GcRequest) -> Mapping[str, Any]:
     return {"dry_run": request.dry_run, "freed": freed, "bytes": sum(freed.values())}
 
 
+def run_replay(request: ReplayRequest) -> Mapping[str, Any]:
+    from encode_pipeline.replay import replay
+
+    return replay(request)
+
+
 def show_status(status: Mapping[str, Any]) -> str:
     shards, samples = status["shards"], status["samples"]
     state = "promoted" if status["promoted"] else "sealed" if status["sealed"] else "open"
@@ -129,6 +136,16 @@ def show_verdict(verdict: Mapping[str, Any]) -> str:
     lines = [f"{problem['path']}: {problem['problem']}" for problem in verdict["problems"]]
     summary = f"{verdict['checked']} files of version {verdict['fingerprint']} checked, {verdict['bytes']} bytes"
     lines.append(f"{summary}: {len(lines)} problem(s)" if lines else f"{summary}: all as committed")
+    return "\n".join(lines)
+
+
+def show_replay(result: Mapping[str, Any]) -> str:
+    width, height = result["original_size"]
+    lines = [f"{result['key']} of {result['source']}, {width}x{height}: {result['caption']}"]
+    for view in result["views"]:
+        drawn = ", ".join(f"{k} {v}" for k, v in view.items() if k not in ("view", "picture", "float16_steps"))
+        lines.append(f"{view['picture']}: {drawn}")
+    lines.append(f"parameters as recorded; latents {result['latents']}")
     return "\n".join(lines)
 
 
@@ -176,6 +193,7 @@ VERBS = {
     ),
     "seal": Verb(SealRequest, run_seal, "close a finished version and write its manifest", "store"),
     "promote": Verb(StoreRequest, run_promote, "make a sealed version the one that readers use", "store"),
+    "replay": Verb(ReplayRequest, run_replay, "make the views of one sample again and compare", "store", show_replay),
     "gc": Verb(GcRequest, run_gc, "free what no commit refers to", "store"),
 }
 

@@ -8,38 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from encode_pipeline.latents.command import RequestError, Settings, build, read_yaml
+from encode_pipeline.latents.command import RequestError, Settings
 from encode_pipeline.latents.spec import LatentSpec, Scale, VaeIdentity
+from encode_pipeline.recipe import ViewRecipe, read_recipe
 
 PositiveInt = Annotated[int, Field(gt=0)]
-Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-
-
-class ViewRecipe(Settings):
-    """How views differ. View 0 is always plain; the rest are drawn as this says."""
-
-    crop_scale: Range = (0.66, 1.0)
-    crop_ratio: Range = (3 / 4, 4 / 3)
-    brightness: float = Field(0.2, ge=0, le=1)
-    contrast: float = Field(0.2, ge=0, le=1)
-    saturation: float = Field(0.2, ge=0, le=1)
-    hue: float = Field(0.02, ge=0, le=0.5)
-    min_side: PositiveInt = Field(32, description="pictures with a shorter side are rejected")
-    max_pixels: PositiveInt = Field(100_000_000, description="larger pictures are rejected before they are decoded")
-
-    @field_validator("crop_scale", "crop_ratio")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("the first must not exceed the second")
-        return value
-
-    @field_validator("crop_scale")
-    @classmethod
-    def _no_more_than_all(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[1] > 1:
-            raise ValueError("is a share of the picture's area, 1 at most")
-        return value
 
 
 class EncodeConfig(Settings):
@@ -50,7 +23,9 @@ class EncodeConfig(Settings):
         "`pixels` for none: views averaged to the latent grid"
     )
     views: PositiveInt = Field(4, description="views a picture; view 0 is plain, the rest follow the recipe")
-    recipe: ViewRecipe = Field(default_factory=ViewRecipe, description="`paper`, a YAML file, or its keys in place")
+    recipe: ViewRecipe = Field(
+        default_factory=ViewRecipe, description="`paper`, `open-clip`, a YAML file, or its keys in place"
+    )
     image_size: PositiveInt = Field(512, description="side of the square picture that is encoded")
     scale: Scale = Field("raw", description="`raw` as the encoder gives it, `model` shifted and scaled")
     posterior: Literal["sample", "mean"] | None = Field(
@@ -95,14 +70,10 @@ class EncodeConfig(Settings):
     @field_validator("recipe", mode="before")
     @classmethod
     def _recipe_by_name(cls, value: Any) -> Any:
-        if value == "paper":
-            return ViewRecipe()
-        if isinstance(value, str):
-            try:
-                return build(ViewRecipe, read_yaml(Path(value)))
-            except RequestError as error:
-                raise ValueError(str(error)) from None
-        return value
+        try:
+            return read_recipe(value) if isinstance(value, str) else value
+        except RequestError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("gpus_per_actor")
     @classmethod
@@ -204,3 +175,11 @@ class SealRequest(StoreRequest):
 class GcRequest(StoreRequest):
     keep: int | None = Field(None, ge=0, description="also free versions once promoted, but for the last so many")
     dry_run: bool = Field(False, description="only say what would be freed")
+
+
+class ReplayRequest(StoreRequest):
+    key: str = Field(description="key of the sample")
+    shard: str | None = Field(None, description="name of its shard; by default all are looked through")
+    view: int | None = Field(None, ge=0, description="only this view; by default all")
+    out: Path = Field(Path("replay"), description="folder for the views, as viewN.png")
+    vae: str | None = Field(None, description="where the VAE is now; by default where the store has it from")

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     UNDECODABLE_IMAGE = "undecodable_image"
     TOO_SMALL = "too_small"
     TOO_LARGE = "too_large"
+    EXTREME_ASPECT = "extreme_aspect"
     NON_FINITE_LATENT = "non_finite_latent"
 
 

@@ -31,8 +31,11 @@ class Prepared:
 def prepare(config: EncodeConfig) -> Prepared:
     """Checks the whole request: tars, VAE and how they fit."""
     sources = find_sources(config.source, config.limit)
-    from encode_pipeline.vae import load_vae  # seconds of imports: not before the cheap questions are answered
+    # Seconds of imports: not before the cheap questions are answered.
+    from encode_pipeline.transforms import check_recipe
+    from encode_pipeline.vae import load_vae
 
+    check_recipe(config.recipe, config.image_size)
     vae = load_vae(config.vae)
     return Prepared(sources, vae, spec_of(config, vae))
 

@@ -21,10 +21,10 @@ from benchmarks.paired import Spent, compare, in_turns
 from benchmarks.pictures import PictureSet, draw, write_tars
 from demo.image_tar import jpeg_bytes
 from encode_pipeline.augment import ViewMaker
-from encode_pipeline.config import ViewRecipe
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store
 from encode_pipeline.read import read_samples
+from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Sample, ViewedSample
 from encode_pipeline.run import run
 from encode_pipeline.vae import load_vae

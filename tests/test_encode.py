@@ -44,7 +44,7 @@ def test_stored_latents_are_what_the_steps_give_one_by_one(sealed: Version, worl
     commit = next(iter(sealed.commits()))
     sample = next(iter(read_samples(Path(commit.source.uri))))
     assert isinstance(sample, Sample)
-    from encode_pipeline.config import ViewRecipe
+    from encode_pipeline.recipe import ViewRecipe
 
     viewed = ViewMaker(ViewRecipe(**spec.recipe), spec.views, spec.image_size, spec.seed, commit.shard)(sample)
     assert isinstance(viewed, ViewedSample)

@@ -116,7 +116,7 @@ def parse(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default:
     elif default is not None and (not words or "=" in words[0] or words[0].startswith("-")):
         name = default
     else:
-        raise RequestError(f"unknown verb {words[0]!r} for python -m {package}{_nearest(words[0], verbs)}")
+        raise RequestError(f"unknown verb {words[0]!r} for python -m {package}{nearest(words[0], verbs)}")
     verb = verbs[name]
     flags: dict[str, Any] = {"json": False, "print_config": False, "config": None}
     overrides: dict[str, Any] = {}
@@ -161,12 +161,12 @@ def load_settings(verb: Verb, all_verbs: typing.Iterable[Verb], request: Request
     if request.config is not None:
         for key, value in read_yaml(request.config).items():
             if key not in known:
-                raise RequestError(f"{request.config}: unknown key {key!r}{_nearest(key, known)}")
+                raise RequestError(f"{request.config}: unknown key {key!r}{nearest(key, known)}")
             if key in own:
                 values[key] = value
     for key, value in request.overrides.items():
         if key not in own:
-            raise RequestError(f"unknown key {key!r}{_nearest(key, own)}")
+            raise RequestError(f"unknown key {key!r}{nearest(key, own)}")
         values[key] = value
     return build(verb.settings, values)
 
@@ -185,7 +185,7 @@ def build(settings: type[S], values: Mapping[str, Any]) -> S:
             if item["type"] == "missing":
                 problems.append(f"{where} is required")
             elif item["type"] == "extra_forbidden":
-                problems.append(f"unknown key {where!r}{_nearest(where, settings.model_fields)}")
+                problems.append(f"unknown key {where!r}{nearest(where, settings.model_fields)}")
             else:
                 problems.append(f"{where}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
         raise RequestError("; ".join(problems)) from None
@@ -249,7 +249,7 @@ def _set(into: dict[str, Any], key: str, text: str, is_text: bool) -> None:
         into[key] = text
 
 
-def _nearest(word: str, known: typing.Iterable[str]) -> str:
+def nearest(word: str, known: typing.Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(names)}"

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encode_pipeline.augment import ViewMaker
-from encode_pipeline.augment import decode as decode_picture
-from encode_pipeline.config import ViewRecipe
+from encode_pipeline.decode import decode as decode_picture
 from encode_pipeline.latents.command import REMOTE_LIBRARIES, CheckFailed, RequestError, build, one_line
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.preview.stored import StoredSample
 from encode_pipeline.read import TarError, read_samples
+from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Pixels, Rejected, Sample
 from encode_pipeline.sources import SourceChanged, fetch_source
 
@@ -72,15 +72,14 @@ def _origin(
     if sample is None:
         return Origin(missing=f"{stored.source.uri} holds no sample {stored.key} now")
     picture = decode_picture(sample, recipe)
-    viewed = make_views(sample)
+    viewed = make_views.some(sample, views)
     if isinstance(picture, Rejected) or isinstance(viewed, Rejected):
         refusal = picture if isinstance(picture, Rejected) else viewed
         assert isinstance(refusal, Rejected)
         return Origin(missing=f"{refusal.reason} now, encoded before: {refusal.detail}")
-    again = [viewed.views[view] for view in views]
-    if [view.parameters for view in again] != [record.get("augmentation") for record in stored.records]:
+    if [view.parameters for view in viewed.views] != [record.get("augmentation") for record in stored.records]:
         return Origin(picture, missing="its views made again are not those that the store has")
-    return Origin(picture, tuple(view.pixels for view in again))
+    return Origin(picture, tuple(view.pixels for view in viewed.views))
 
 
 def _is_unreachable(error: Exception) -> bool:
