@@ -126,13 +126,18 @@ def _build(where: str, name: str, arguments: dict[str, Any], image_size: int) ->
         kind = Jitter
     elif kind is A.RandomResizedCrop and not set(RESIZING) & set(arguments):
         kind = ResizedCrop
+    values = {**side, **arguments}
+    made_by = next(base for base in kind.__mro__ if "__init__" in vars(base))
+    if "InitSchema" in vars(made_by):
+        values["strict"] = True  # or of some wrong values albumentations would warn, and take its defaults for all
     try:
-        return kind(**{**side, **arguments}, strict=True)
+        return kind(**values)
     except (ValueError, TypeError) as error:
         if isinstance(cause := error.__cause__, ValidationError):
             first = cause.errors()[0]
-            place = ".".join(str(part) for part in first["loc"][:1])
-            raise RequestError(f"{where}: {place}={first['input']!r}: {first['msg']}") from None
+            name = str(first["loc"][0]) if first["loc"] else ""
+            given = f"{name}={arguments[name]!r}: " if name in arguments else f"{name}: " if name else ""
+            raise RequestError(f"{where}: {given}{first['msg'].removeprefix('Value error, ')}") from None
         raise RequestError(f"{where}: {_one_line(error)}") from None
 
 

@@ -96,6 +96,9 @@ WRONG_STEPS = [
     ([{"RandomResizedCrop": {"scale": "all"}}], "step 1, RandomResizedCrop: scale='all': "),
     ([{"RandomResizedCrop": {"ratio": [0, 1]}}], "RandomResizedCrop: on a picture of "),
     ([CROP, {"ColorJitter": {"p": 2}}], "step 2, ColorJitter: p=2: "),
+    ([CROP, "RandomSizedCrop"], "step 2, RandomSizedCrop: min_max_height: Field required"),
+    (["SmallestMaxSize"], "step 1, SmallestMaxSize: Either max_size or max_size_hw must be specified"),
+    ([CROP, {"MedianBlur": {"blur_limit": "much"}}], "step 2, MedianBlur: "),
     (["HorizontalFlip"], "on a picture of 128x128 its steps give 128x128x3 uint8, not 64x64x3 uint8"),
     ([{"RandomResizedCrop": {"size": [32, 32]}}], "its steps give 32x32x3 uint8, not 64x64x3 uint8"),
     ([CROP, "ToFloat"], "its steps give 64x64x3 float32, not 64x64x3 uint8"),
@@ -124,6 +127,11 @@ def test_a_run_refuses_a_wrong_recipe_before_it_writes(configure: Configure) -> 
     with pytest.raises(RequestError, match="did you mean 'ColorJitter'"):
         run(wrong)
     assert not Path(wrong.store).exists()
+
+
+@pytest.mark.parametrize("name", ["MedianBlur", "RandomRotate90", "ToSepia", "GaussNoise", "ImageCompression", "D4"])
+def test_any_transform_of_one_picture_may_follow(name: str) -> None:
+    check_recipe(recipe(CROP, name), 64)
 
 
 def test_an_own_interpolation_is_kept() -> None:
