@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from encode_pipeline.augment import ViewMaker
@@ -157,7 +158,9 @@ def _compare_latents(
         if request.vae is not None:
             raise
         return {}, f"not compared: {error}"
-    encoder = LatentEncoder(vae, spec, int(commit.made_by.get("batch_size", 1)))
+    made_by = commit.made_by  # the same kernels on batches of the same shape, where there is a device for them
+    kernels = made_by.get("kernels", "auto") if torch.cuda.is_available() else "auto"
+    encoder = LatentEncoder(vae, spec, int(made_by.get("batch_size", 1)), kernels=kernels)
     steps = {}
     for number, view in made.items():
         noise = posterior_noise(seed_of(spec.seed, commit.shard, request.key, number, "posterior"), spec.shape)

@@ -34,13 +34,13 @@ def test_a_sample_comes_out_again_to_the_bit(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[bytes] = set()
-    encode = LatentEncoder.encode
+    start = LatentEncoder.start
 
     def watched(self: LatentEncoder, pictures: Sequence[Pixels], *rest: Any) -> Any:
         seen.update(picture.tobytes() for picture in pictures)
-        return encode(self, pictures, *rest)
+        return start(self, pictures, *rest)
 
-    monkeypatch.setattr(LatentEncoder, "encode", watched)
+    monkeypatch.setattr(LatentEncoder, "start", watched)
     version = encode_and_seal(configure(recipe="paper"))
     monkeypatch.undo()
     told = ask(version, tmp_path / "out")
