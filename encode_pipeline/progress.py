@@ -53,11 +53,11 @@ class RunLog:
 class Progress:
     """Collects what engines report, and tells a person and the log about it."""
 
-    def __init__(self, shards: int, views: int, log: RunLog | None = None, out: TextIO = sys.stderr) -> None:
+    def __init__(self, shards: int, views: int, log: RunLog | None = None, out: TextIO | None = None) -> None:
         self.shards, self.tally = shards, Tally(views)
         self.lost_races = 0
         self.failures: list[ShardFailure] = []
-        self._log, self._out = log, out
+        self._log, self._out = log, out or sys.stderr
         self._started = self._spoke = time.monotonic()
         self._latents = 0
         self._recent = deque([(self._started, 0)])

@@ -17,6 +17,7 @@ from PIL import Image
 
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import ReplayRequest
+from encode_pipeline.devices import Kernels
 from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.commit import ShardCommit
@@ -159,7 +160,7 @@ def _compare_latents(
             raise
         return {}, f"not compared: {error}"
     made_by = commit.made_by  # the same kernels on batches of the same shape, where there is a device for them
-    kernels = made_by.get("kernels", "auto") if torch.cuda.is_available() else "auto"
+    kernels: Kernels = made_by.get("kernels", "auto") if torch.cuda.is_available() else "auto"
     encoder = LatentEncoder(vae, spec, int(made_by.get("batch_size", 1)), kernels=kernels)
     steps = {}
     for number, view in made.items():

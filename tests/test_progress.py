@@ -1,0 +1,151 @@
+"""What a run tells while it goes on, and what a store tells from its commits alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encode_pipeline.__main__ import VERBS, watch_status
+from encode_pipeline.config import StatusRequest
+from encode_pipeline.latents.command import main
+from encode_pipeline.latents.status import StatusReader, time_share
+from encode_pipeline.latents.storage import Storage
+from encode_pipeline.latents.store import Store, Version
+from encode_pipeline.progress import Progress, RunLog, clock_text
+from encode_pipeline.records import ShardReport
+from encode_pipeline.run import run
+from tests.conftest import Configure
+
+
+def logged(version: Version) -> list[dict[str, Any]]:
+    paths = [path for path in version.storage.files("runs") if path.endswith(".jsonl")]
+    return [json.loads(line) for path in paths for line in version.storage.read(path).splitlines()]
+
+
+def test_the_log_in_the_store_says_what_the_console_says(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(configure(views=2))
+    version = Store(result["store"]).version()
+    events = logged(version)
+    assert [event["event"] for event in events] == ["shard", "shard", "shard", "end"]
+    assert sum(event["read"] for event in events[:3]) == events[-1]["samples"]["read"] == 48
+    assert {"input", "decode", "vae", "writer"} <= set(events[0]["seconds"])
+    console = capsys.readouterr().err
+    assert "shard 3/3  48 encoded, 0 rejected" in console and "latents/s" in console and "time: " in console
+
+
+def test_a_run_that_breaks_off_says_so(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    from encode_pipeline import run as module
+
+    def broken(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_do", broken)
+    config = configure(views=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert [event["event"] for event in logged(Store(config.store).version())] == ["broken off"]
+
+
+def test_status_is_counted_from_commits_alone(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(views=2)
+    run(config)
+    version = Store(config.store).version()
+    for path in version.storage.files("runs"):
+        version.storage.delete(path)
+    capsys.readouterr()
+    assert main("encode_pipeline", VERBS, ["status", config.store, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["shards"] == {"total": 3, "done": 3, "failed": 0}
+    assert told["samples"] == {"read": 48, "encoded": 48, "rejected": 0}
+    assert told["latents_per_second"] > 0 and told["seconds_left"] == 0 and not told["sealed"]
+    assert sum(told["time_share"].values()) == pytest.approx(1, abs=0.01) and "vae" in told["time_share"]
+
+
+def test_a_second_look_reads_only_new_commits(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure(views=1, limit=2)
+    run(config)
+    store = Store(config.store)
+    reader = StatusReader(store, store.version())
+    assert reader.look().to_dict()["samples"]["read"] == 32
+    run(configure(views=1))
+    read: list[str] = []
+    original = Storage.read
+
+    def watched(self: Storage, path: str) -> bytes:
+        read.append(path)
+        return original(self, path)
+
+    monkeypatch.setattr(Storage, "read", watched)
+    told = reader.look().to_dict()
+    assert told["samples"]["read"] == 48 and told["shards"] == {"total": 3, "done": 3, "failed": 0}
+    assert len([path for path in read if path.startswith("commits/")]) == 1
+
+
+def test_watch_follows_a_run_to_its_end(configure: Configure) -> None:
+    config = configure(views=2)
+    run(configure(views=2, limit=1))
+    version = Store(config.store).version()
+    from encode_pipeline.sources import find_sources
+
+    version.record_plan(find_sources(config.source))
+    looks = watch_status(StatusRequest(store=config.store, watch=True, every=0.05))
+    first = next(looks)
+    assert first["shards"] == {"total": 3, "done": 1, "failed": 0}
+    writer = threading.Thread(target=run, args=(config,))
+    writer.start()
+    rest = list(looks)  # ends by itself
+    writer.join()
+    assert rest[-1]["shards"] == {"total": 3, "done": 3, "failed": 0} and rest[-1]["samples"]["encoded"] == 48
+
+
+def test_watch_prints_an_object_a_line(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(views=1, limit=1)
+    run(config)
+    capsys.readouterr()
+    assert main("encode_pipeline", VERBS, ["status", config.store, "--watch", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["shards"]["done"] == 1
+
+
+def test_lines_come_also_while_a_long_shard_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encode_pipeline.progress.TICK", 0.2)
+    out = io.StringIO()
+    with Progress(5, 4, out=out) as progress:
+        progress.tell(40)
+        threading.Event().wait(2.5)
+    assert "shard 0/5" in out.getvalue() and "so far" in out.getvalue()
+
+
+def test_time_left_is_that_of_the_shards_left(configure: Configure) -> None:
+    config = configure(views=1, limit=1)
+    run(config)
+    (commit,) = Store(config.store).version().commits()
+    out = io.StringIO()
+    progress = Progress(11, 1, out=out)
+    progress.add(ShardReport(commit, won=True))
+    assert progress.tally.seconds_left(10, rate=16.0) == 10  # ten shards of sixteen latents
+    assert progress.tally.seconds_left(10, rate=None) is None
+    assert clock_text(59.6) == "1:00" and clock_text(3723) == "1:02:03"
+
+
+def test_the_log_keeps_every_line_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encode_pipeline.progress.WINDOW", 0.0)
+    storage = Storage(tmp_path)
+    log = RunLog(storage, "runs/x")
+    for number in range(3):
+        log.write("shard", {"number": number})
+    log.close()
+    lines = [json.loads(storage.read(path)) for path in storage.files("runs/x")]
+    assert [line["number"] for line in lines] == [0, 1, 2]
+
+
+def test_work_beside_the_encoder_is_no_part_of_its_time() -> None:
+    assert time_share({"vae": 3.0, "decode": 1.0, "check": 100.0}) == {"vae": 0.75, "decode": 0.25}
+    assert time_share({}) == {}
