@@ -183,8 +183,9 @@ def _views_again(facts: StoreFacts, tar: Path, chosen: _Chosen, said: list[dict[
     spec = facts.version.spec
     if not tar.is_file():
         raise CheckFailed(f"{tar}: no such tar, and sample {chosen.key} came from it")
-    samples = (sample for sample in read_samples(tar) if isinstance(sample, Sample))
-    sample = next((sample for sample in samples if sample.key == chosen.key), None)
+    with tar.open("rb") as file:
+        samples = (sample for sample in read_samples(file, str(tar)) if isinstance(sample, Sample))
+        sample = next((sample for sample in samples if sample.key == chosen.key), None)
     if sample is None:
         raise CheckFailed(f"{tar}: no sample {chosen.key}, which the store has from it")
     maker = ViewMaker(ViewRecipe(**spec.recipe), spec.views, spec.image_size, spec.seed, chosen.shard)

@@ -25,7 +25,7 @@ from encode_pipeline.latents.writer import Latent
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Reason, Rejected, Sample, ShardReport, ViewedSample
-from encode_pipeline.sources import fetch_source
+from encode_pipeline.sources import open_source
 from encode_pipeline.vae import LatentEncoder
 
 
@@ -46,22 +46,21 @@ def encode_shard(source: SourceShard, version: Version, encoder: LatentEncoder, 
     clock = Stopwatch()
     spec = version.spec
     rescued = 0
-    with tempfile.TemporaryDirectory(prefix="latents-", dir=config.scratch) as scratch:
-        with clock("fetch"):
-            tar, source_sha256 = fetch_source(source, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="latents-", dir=config.scratch) as scratch, open_source(source) as tar:
         make_views = ViewMaker(config.recipe, spec.views, spec.image_size, spec.seed, source.name)
 
         def prepare(sample: Sample | Rejected) -> ViewedSample | Rejected:
             return sample if isinstance(sample, Rejected) else make_views(sample)
 
         with ThreadPoolExecutor(config.threads) as pool, ShardBuild(Path(scratch) / "build", spec, source) as build:
-            ready = ordered_map(pool, prepare, read_samples(tar, source.uri), ahead=2 * config.threads)
+            samples = read_samples(tar, source.uri, source.size, config.caption_field)
+            ready = ordered_map(pool, prepare, samples, ahead=2 * config.threads)
             for item, newly_rescued in encode_views(clock.timed("decode", ready), encoder, source.name, clock):
                 rescued += newly_rescued
                 with clock("write"):
                     _store(build, source, item)
             with clock("check"):
-                commit, files = build.finish(source_sha256, made_by(encoder, clock))
+                commit, files = build.finish(tar.sha256(), made_by(encoder, clock))
         with clock("publish"):
             won = version.publish(commit, files)
     size = sum(payload.size for payload in commit.payloads)
@@ -180,6 +179,8 @@ def _store(build: ShardBuild, source: SourceShard, item: EncodedSample | Rejecte
         build.reject(sample.key, Reason.NON_FINITE_LATENT, f"view {item.broken_view}, in float32 too")
         return
     common = {"source": source.uri, "original_size": item.viewed.original_size, "metadata": sample.metadata}
+    if source.collection:
+        common["collection"] = source.collection
     records = [
         {**common, "view": number, "augmentation": view.parameters} for number, view in enumerate(item.viewed.views)
     ]
