@@ -1,4 +1,4 @@
-"""The input tars: found by paths, folders, globs, ranges, lists and URLs; opened, checked and hashed as they come in."""
+"""The input tars: found by paths, folders, globs, ranges, lists and URLs; opened, checked and hashed on the way in."""
 
 from __future__ import annotations
 
