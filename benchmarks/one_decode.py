@@ -57,10 +57,11 @@ def measure(config: OneDecodeConfig) -> dict[str, Any]:
 
 
 def good_samples(tar: Path) -> Iterator[Sample]:
-    for sample in read_samples(tar):
-        if isinstance(sample, Rejected):
-            raise CheckFailed(f"{sample.key}: {sample.reason}")
-        yield sample
+    with tar.open("rb") as file:
+        for sample in read_samples(file, str(tar)):
+            if isinstance(sample, Rejected):
+                raise CheckFailed(f"{sample.key}: {sample.reason}")
+            yield sample
 
 
 def accepted(viewed: ViewedSample | Rejected) -> ViewedSample:

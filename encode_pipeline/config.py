@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field, field_validator
 from encode_pipeline.latents.command import RequestError, Settings
 from encode_pipeline.latents.spec import LatentSpec, Scale, VaeIdentity
 from encode_pipeline.recipe import ViewRecipe, read_recipe
+from encode_pipeline.sources import split_name
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -36,7 +38,16 @@ class EncodeConfig(Settings):
     )
     seed: int = Field(0, description="of augmentation and posterior noise")
 
-    source: tuple[str, ...] = Field(description="tars to encode: paths, folders, globs, {000..123} ranges, URLs")
+    source: tuple[str, ...] = Field(
+        description="tars to encode: paths, folders, globs, {000..123} ranges, .txt or .list files with an address a "
+        "line, URLs; one or a list, each as NAME=ADDRESS if its samples are to keep the name of their collection"
+    )
+    caption_field: str | None = Field(
+        None,
+        min_length=1,
+        description="take captions from this field of the .json alone; by default the .txt, "
+        "and where there is none, `caption` in the .json",
+    )
     store: str = Field(description="folder of the latent store: a path, s3://…, gs://…")
     limit: PositiveInt | None = Field(None, description="encode only the first so many tars")
 
@@ -58,7 +69,7 @@ class EncodeConfig(Settings):
     @field_validator("source", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        return tuple(_source_entries(value))
 
     @field_validator("source")
     @classmethod
@@ -126,12 +137,37 @@ class EncodeConfig(Settings):
             views=self.views,
             recipe=self.recipe.model_dump(mode="json"),
             seed=self.seed,
+            caption_field=self.caption_field,
         )
 
 
 def usable_cores() -> int:
     """The processor cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _source_entries(value: Any) -> Iterator[Any]:
+    """The sources of a run, each as one address or NAME=ADDRESS, whichever way they were written down."""
+    if isinstance(value, Mapping):
+        for name, addresses in value.items():
+            for address in addresses if isinstance(addresses, (list, tuple)) else [addresses]:
+                yield _named_source(str(name), address)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _source_entries(item)
+    elif isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        raise ValueError("not a YAML list; put each address in it that holds braces into quotes")
+    else:
+        yield value
+
+
+def _named_source(name: str, address: Any) -> str:
+    if not isinstance(address, str) or not address:
+        raise ValueError(f"{name}: names no address")
+    entry = f"{name}={address}"
+    if split_name(entry) != (name, address):
+        raise ValueError(f"{name}: the name of a collection is made of letters, digits, - and _")
+    return entry
 
 
 class StoreRequest(Settings):

@@ -31,7 +31,7 @@ from encode_pipeline.latents.writer import Latent
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Reason, Rejected, Sample, ShardReport, ViewedSample
-from encode_pipeline.sources import fetch_source
+from encode_pipeline.sources import open_source
 from encode_pipeline.stages import Behind, Stopwatch, WorkAhead
 
 SHARDS_IN_FLIGHT = 3
@@ -85,19 +85,19 @@ def encode_shard(
         tempfile.TemporaryDirectory(prefix="latents-", dir=config.scratch) as scratch,
         ShardBuild(Path(scratch) / "build", spec, source) as build,
     ):
-        tar, source_sha256 = fetch_source(source, Path(scratch))
-        samples = read_samples(tar, source.uri)
         ahead = 2 * config.decode_threads + BATCHES_IN_FLIGHT * encoder.batch_size // spec.views
-        with (
-            WorkAhead(samples, prepare, _weight, config.decode_threads, ahead, COMPRESSED_BYTES, clock) as prepared,
-            Behind[EncodedSample | Rejected](lambda item: _store(build, source, item), ahead, clock) as writer,
-            encoder.turn(clock),
-        ):
-            for item, newly_rescued in encode_views(prepared, encoder, clock, tell):
-                rescued += newly_rescued
-                writer.put(item)
+        with open_source(source) as tar:
+            samples = read_samples(tar, source.uri, source.size, config.caption_field)
+            with (
+                WorkAhead(samples, prepare, _weight, config.decode_threads, ahead, COMPRESSED_BYTES, clock) as prepared,
+                Behind[EncodedSample | Rejected](lambda item: _store(build, source, item), ahead, clock) as writer,
+                encoder.turn(clock),
+            ):
+                for item, newly_rescued in encode_views(prepared, encoder, clock, tell):
+                    rescued += newly_rescued
+                    writer.put(item)
         with clock("check"):
-            commit, files = build.finish(source_sha256, made_by(encoder, clock, began), rescued)
+            commit, files = build.finish(tar.sha256(), made_by(encoder, clock, began), rescued)
         return ShardReport(commit, won=version.publish(commit, files))
 
 
@@ -179,6 +179,8 @@ def _store(build: ShardBuild, source: SourceShard, item: EncodedSample | Rejecte
         build.reject(sample.key, Reason.NON_FINITE_LATENT, f"view {item.broken_view}, in float32 too")
         return
     common = {"source": source.uri, "original_size": item.viewed.original_size, "metadata": sample.metadata}
+    if source.collection:
+        common["collection"] = source.collection
     records = [
         {**common, "view": number, "augmentation": view.parameters} for number, view in enumerate(item.viewed.views)
     ]

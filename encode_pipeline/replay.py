@@ -29,7 +29,7 @@ from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import TarError, read_samples
 from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Rejected, Sample, View
-from encode_pipeline.sources import SourceChanged, fetch_source
+from encode_pipeline.sources import SourceChanged, open_source
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def replay(request: ReplayRequest) -> dict[str, Any]:
     if request.view is not None and request.view >= spec.views:
         raise RequestError(f"view={request.view}: version {spec.fingerprint} has views 0 to {spec.views - 1}")
     commit, stored = _find(version, request.key, request.shard, numbers)
-    sample = _source_sample(commit, request.key)
+    sample = _source_sample(commit, request.key, spec.caption_field)
     maker = ViewMaker(ViewRecipe(**spec.recipe), spec.views, spec.image_size, spec.seed, commit.shard)
     viewed = maker.some(sample, numbers)
     where = f"{commit.source.uri}: {request.key}"
@@ -121,23 +121,25 @@ def _opened(version: Version, path: str) -> Iterator[LatentShard]:
             yield shard
 
 
-def _source_sample(commit: ShardCommit, key: str) -> Sample:
+def _source_sample(commit: ShardCommit, key: str, caption_field: str | None) -> Sample:
     """The sample as it stands in its source tar, which must be the tar that was encoded."""
     source = commit.source
-    with tempfile.TemporaryDirectory(prefix="replay-") as scratch:
-        try:
-            tar, sha256 = fetch_source(source, Path(scratch))
-        except FileNotFoundError:
-            raise RequestError(f"{source.uri}: gone, and {key} came from it") from None
-        except SourceChanged as error:
-            raise CheckFailed(str(error)) from None
-        if sha256 != commit.source_sha256:
-            raise CheckFailed(f"{source.uri}: changed since it was encoded: its sha256 is another")
-        try:
-            # The first of a key is the one that was encoded; later ones are refused as duplicates.
-            return next(item for item in read_samples(tar, source.uri) if isinstance(item, Sample) and item.key == key)
-        except (StopIteration, TarError) as error:
-            raise CheckFailed(f"{source.uri}: {key}: not to be read there: {error or 'no such sample'}") from None
+    found: Sample | None = None
+    try:
+        with open_source(source) as tar:
+            for item in read_samples(tar, source.uri, source.size, caption_field):
+                if isinstance(item, Sample) and item.key == key:
+                    found = item  # the only one: later ones of the same key are refused as duplicates
+        changed = tar.sha256() != commit.source_sha256
+    except FileNotFoundError:
+        raise RequestError(f"{source.uri}: gone, and {key} came from it") from None
+    except (SourceChanged, TarError) as error:
+        raise CheckFailed(str(error)) from None
+    if changed:
+        raise CheckFailed(f"{source.uri}: changed since it was encoded: its sha256 is another")
+    if found is None:
+        raise CheckFailed(f"{source.uri}: {key}: no such sample")
+    return found
 
 
 def _difference(now: dict[str, Any], then: dict[str, Any]) -> str | None:

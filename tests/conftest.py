@@ -20,6 +20,8 @@ from demo.world import WorldSpec, write_world
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.latents.spec import LatentSpec, VaeIdentity
 from encode_pipeline.latents.store import Store, Version
+from encode_pipeline.read import read_samples
+from encode_pipeline.records import Rejected, Sample
 from encode_pipeline.run import run
 
 SIDE = 64
@@ -92,6 +94,12 @@ def encode_and_seal(config: EncodeConfig) -> Version:
     version.seal()
     store.promote(version)
     return version
+
+
+def samples_in(tar: Path) -> list[Sample | Rejected]:
+    """What a tar on disk holds."""
+    with tar.open("rb") as file:
+        return list(read_samples(file, str(tar)))
 
 
 def payload_hashes(version: Version) -> dict[str, list[str]]:

@@ -243,7 +243,8 @@ def test_what_steps_drew_is_recorded_by_name() -> None:
 def test_warts_come_out_as_planned(warty_tar: tuple[Path, WartPlan]) -> None:
     path, plan = warty_tar
     maker = ViewMaker(RECIPE, 2, 64, 0, "s")
-    outcomes = [item if isinstance(item, Rejected) else maker(item) for item in read_samples(path)]
+    with path.open("rb") as file:
+        outcomes = [item if isinstance(item, Rejected) else maker(item) for item in read_samples(file, str(path))]
     accepted = {item.sample.key: item for item in outcomes if isinstance(item, ViewedSample)}
     assert set(accepted) == set(plan.expected_accepted)
     for key, size in plan.upright_sizes.items():

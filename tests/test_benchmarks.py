@@ -23,12 +23,11 @@ from demo.image_tar import jpeg_bytes
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store
-from encode_pipeline.read import read_samples
 from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Sample, ViewedSample
 from encode_pipeline.run import run
 from encode_pipeline.vae import load_vae
-from tests.conftest import SIDE, Configure
+from tests.conftest import SIDE, Configure, samples_in
 
 SMALL: dict[str, Any] = {"rounds": 1, "side": 96, "image_size": SIDE, "batch_size": 4}
 
@@ -41,7 +40,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_pictures_are_the_same_every_time_and_read_without_complaint(tars: list[Path], tmp_path: Path) -> None:
     again = write_tars(tmp_path, PictureSet(tars=2, pictures_per_tar=5, side=96))
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in tars]
-    samples = [sample for path in tars for sample in read_samples(path)]
+    samples = [sample for path in tars for sample in samples_in(path)]
     assert all(isinstance(sample, Sample) for sample in samples)
     assert len({sample.key for sample in samples}) == 10
 
@@ -56,7 +55,7 @@ def test_pictures_have_the_spectrum_of_photographs() -> None:
 
 def test_pictures_beyond_the_drawn_ones_come_again_under_other_keys(tmp_path: Path) -> None:
     (path,) = write_tars(tmp_path, PictureSet(tars=1, pictures_per_tar=5, side=64, distinct=2))
-    samples = [sample for sample in read_samples(path) if isinstance(sample, Sample)]
+    samples = [sample for sample in samples_in(path) if isinstance(sample, Sample)]
     assert len({sample.key for sample in samples}) == 5 and len({sample.image for sample in samples}) == 2
 
 

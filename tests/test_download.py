@@ -24,10 +24,9 @@ from PIL import Image
 
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store
-from encode_pipeline.read import read_samples
 from encode_pipeline.records import Reason, Sample
 from encode_pipeline.run import run
-from tests.conftest import Configure
+from tests.conftest import Configure, samples_in
 
 ROOT = Path(__file__).parent.parent
 PER_TAR = 10
@@ -267,7 +266,7 @@ def pictures_by_path(out: Path) -> dict[str, bytes]:
     """The pictures in the tars by the path they were asked for under; those asked for under variants left out."""
     found = {}
     for tar in sorted(out.glob("*.tar")):
-        for sample in read_samples(tar):
+        for sample in samples_in(tar):
             if isinstance(sample, Sample) and "?" not in sample.metadata["url"]:
                 found["/" + sample.metadata["url"].rpartition("/")[2]] = sample.image
     return found
@@ -286,7 +285,7 @@ def test_the_same_command_again_downloads_only_what_is_missing(downloaded: Path,
     second = {path.name: path.stat().st_mtime_ns for path in downloaded.glob("*.tar")}
     assert {name for name in first if first[name] != second[name]} == {"00001.tar"}
     assert (
-        len(list(read_samples(downloaded / "00001.tar")))
+        len(samples_in(downloaded / "00001.tar"))
         == json.loads((downloaded / "00001_stats.json").read_text())["successes"]
     )
 

@@ -20,6 +20,7 @@ from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Sample, ViewedSample
 from encode_pipeline.run import plan, run
+from encode_pipeline.sources import open_source
 from encode_pipeline.vae import load_vae
 from tests.conftest import Configure, encode_and_seal, payload_hashes
 
@@ -42,7 +43,8 @@ def test_stored_latents_are_what_the_steps_give_one_by_one(sealed: Version, worl
     spec = sealed.spec
     encoder = LatentEncoder(load_vae(str(small_vae)), spec, batch_size=8)
     commit = next(iter(sealed.commits()))
-    sample = next(iter(read_samples(Path(commit.source.uri))))
+    with open_source(commit.source) as tar:
+        sample = next(iter(read_samples(tar, commit.source.uri)))
     assert isinstance(sample, Sample)
     from encode_pipeline.recipe import ViewRecipe
 

@@ -8,12 +8,13 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from encode_pipeline.latents.command import Settings
 from encode_pipeline.latents.reader import LatentShard, ShardError
@@ -24,12 +25,17 @@ from encode_pipeline.latents.writer import Latent, ShardWriter
 REJECTED_LIST = "rejected.jsonl"
 
 
-class SourceShard(Settings):
+@dataclass(frozen=True, slots=True)  # no pydantic model: a run may hold a quarter of a million of them
+class SourceShard:
     """One input tar, by address and content mark. Its name is the shard's name everywhere."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     uri: str
     size: int
     etag: str = ""
+    collection: str = ""
+    """Which data set it belongs to, where the user said so; kept with every sample, and no part of the name."""
 
     @property
     def name(self) -> str:
@@ -89,6 +95,8 @@ class ShardCommit(Settings):
 
     def to_json(self) -> bytes:
         content = self.model_dump(mode="json")
+        if not self.source.collection:
+            del content["source"]["collection"]
         return canonical_json({**content, "digest": digest(content)}, indent=1)
 
     @classmethod

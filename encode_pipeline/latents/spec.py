@@ -46,6 +46,8 @@ class LatentSpec(Settings):
     views: int
     recipe: dict[str, Any]
     seed: int
+    caption_field: str | None = None
+    """The field of a sample's record that its caption is from; None for its `.txt`, else `caption`."""
 
     @field_validator("format_version")
     @classmethod

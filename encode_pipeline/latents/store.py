@@ -43,7 +43,9 @@ MANIFEST_SCHEMA = pa.schema(
         ("source", pa.string()),
     ]
 )
-PLAN_SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+PLAN_SCHEMA = pa.schema(
+    [("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string()), ("collection", pa.string())]
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Version:
 
     def record_plan(self, sources: Iterable[SourceShard]) -> None:
         """Remembers which source shards were asked for; the same plan twice is one plan."""
-        rows = sorted((source.uri, source.size, source.etag) for source in sources)
+        rows = sorted((source.uri, source.size, source.etag, source.collection) for source in sources)
         columns = [list(column) for column in zip(*rows, strict=True)]
         table = pa.table(columns, schema=PLAN_SCHEMA)
         self.storage.create(f"plans/{digest(rows)[:16]}.parquet", _parquet(table))

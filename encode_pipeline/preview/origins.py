@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.decode import decode as decode_picture
@@ -16,7 +14,7 @@ from encode_pipeline.preview.stored import StoredSample
 from encode_pipeline.read import TarError, read_samples
 from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Pixels, Rejected, Sample
-from encode_pipeline.sources import SourceChanged, fetch_source
+from encode_pipeline.sources import SourceChanged, open_source
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,11 @@ class Origin:
     missing: str | None = None
 
 
-def source_samples(source: SourceShard, keys: Collection[str]) -> dict[str, Sample]:
+def source_samples(source: SourceShard, keys: Collection[str], caption_field: str | None) -> dict[str, Sample]:
     """Those of the samples that the source tar still holds, by key. What is wrong with the tar raises."""
     found: dict[str, Sample] = {}
-    with tempfile.TemporaryDirectory(prefix="preview-") as scratch:
-        tar, _ = fetch_source(source, Path(scratch))
-        for sample in read_samples(tar, source.uri):
+    with open_source(source) as tar:
+        for sample in read_samples(tar, source.uri, source.size, caption_field):
             if isinstance(sample, Sample) and sample.key in keys:
                 found[sample.key] = sample
                 if len(found) == len(keys):
@@ -55,7 +52,7 @@ def _origins_of(stored: Sequence[StoredSample], views: Collection[int], spec: La
     """The origins of samples of one shard, by key."""
     try:
         recipe = build(ViewRecipe, spec.recipe)
-        samples = source_samples(stored[0].source, {sample.key for sample in stored})
+        samples = source_samples(stored[0].source, {sample.key for sample in stored}, spec.caption_field)
     except Exception as error:
         if not _is_unreachable(error):
             raise
