@@ -33,8 +33,9 @@ def find_sources(patterns: Iterable[str], limit: int | None = None) -> list[Sour
     places = Places()
     for pattern in patterns:
         collection, address = split_name(pattern)
-        before = len(found)
+        empty = True
         for uri, entry in _tars(address, places, limit):
+            empty = False
             if entry.size is None:
                 raise RequestError(f"{uri}: the server does not say how large it is")
             source = SourceShard(uri=uri, size=entry.size, etag=entry.etag, collection=collection)
@@ -44,7 +45,7 @@ def find_sources(patterns: Iterable[str], limit: int | None = None) -> list[Sour
                 raise RequestError(f"{uri}: named by two collections, {one} and {other}")
             if len(found) == limit:
                 return list(found.values())
-        if len(found) == before:
+        if empty:
             raise RequestError(f"{address}: no tar files found there")
     return list(found.values())
 
