@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import Field
 
+from benchmarks.one_decode import accepted, good_samples
 from benchmarks.paired import paired
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.settings import BenchmarkConfig
+from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.devices import Kernels
 from encode_pipeline.encode_shard import BATCHES_IN_FLIGHT
@@ -31,7 +34,8 @@ from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.status import Tally
 from encode_pipeline.latents.store import Store
 from encode_pipeline.randomness import posterior_noise
-from encode_pipeline.records import ShardReport
+from encode_pipeline.recipe import ViewRecipe
+from encode_pipeline.records import Sample, ShardReport
 from encode_pipeline.run import spec_of
 from encode_pipeline.run_local import run_local
 from encode_pipeline.sources import find_sources
@@ -68,6 +72,7 @@ def measure(config: GpuConfig) -> dict[str, Any]:
     content["encoder"] = measure_encoder(vae, config)
     content["bits"] = measure_bits(vae, config)
     content["pipeline"] = measure_pipeline(vae, config)
+    content["decode"] = measure_decode(config)
     content["train"] = {name: measure_training(name, config) for name in TRAIN_TFLOP}
     return content
 
@@ -200,6 +205,33 @@ def measure_pipeline(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
             "picture_side": config.side,
             **tally.to_dict(),
         }
+
+
+def measure_decode(config: GpuConfig) -> dict[str, Any]:
+    """Views a second that threads of one process decode and augment, and as many processes, which share nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        (tar,) = write_tars(Path(folder), PictureSet(1, 400, config.side))
+        samples = list(good_samples(tar))
+        views: dict[str, Any] = {"picture_side": config.side}
+        for kind in (ThreadPoolExecutor, ProcessPoolExecutor):
+            for count in (1, 2, 4, 8, 16):
+                if count > 2 * (os.cpu_count() or 1):
+                    continue
+                with kind(count) as pool:
+                    list(pool.map(count_views, samples[: 4 * count]))
+                    began = time.perf_counter()
+                    made = sum(pool.map(count_views, samples, chunksize=4))
+                    name = "threads" if kind is ThreadPoolExecutor else "processes"
+                    views[f"{count} {name}"] = round(made / (time.perf_counter() - began), 1)
+        return views
+
+
+MAKE_VIEWS = ViewMaker(ViewRecipe(), 4, SIDE, 0, "decode")
+
+
+def count_views(sample: Sample) -> int:
+    """How many views a sample gave; they stay where they were made."""
+    return len(accepted(MAKE_VIEWS(sample)).views)
 
 
 def measure_training(name: str, config: GpuConfig) -> dict[str, Any]:

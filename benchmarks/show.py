@@ -53,6 +53,8 @@ def _gpu(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     pipeline = result["pipeline"]
     share = ", ".join(f"{stage} {part:.0%}" for stage, part in pipeline["time_share"].items())
     yield f"  pipeline {pipeline['views_per_second']} views a second; time: {share}"
+    decode = ", ".join(f"{rate:.0f} by {count}" for count, rate in result["decode"].items() if " " in count)
+    yield f"  decoding alone, views a second: {decode}"
     for model, training in result["train"].items():
         rate, work = training["samples_per_second"], training["tflop_per_second"]
         yield f"  train {model}: {rate} samples a second in batches of {training['batch']}, {work} TFLOP/s"
