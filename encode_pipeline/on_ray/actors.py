@@ -20,6 +20,8 @@ class VaeActor:
     def __init__(self, config: EncodeConfig, fingerprint: str) -> None:
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
+        if config.gpus_per_actor == 0:  # the cores that Ray gave it; beside a GPU nothing else needs them
+            config = config.model_copy(update={"threads": config.threads or max(1, int(cpus))})
         self.config = config
         self.version = Store(config.store).version(fingerprint)
         self.encoder = LatentEncoder(load_vae(config.vae), self.version.spec, config.batch_size, kernels=config.kernels)
