@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+from encode_pipeline.allocator import settle_allocator
 from encode_pipeline.attempt import attempt_shard
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encode_shard import SHARDS_IN_FLIGHT
@@ -23,6 +24,7 @@ def run_local(
     tell: Callable[[int], None] = lambda views: None,
 ) -> Iterator[ShardReport | ShardFailure]:
     """What became of each shard, as soon as it is known. `tell` hears of every batch of views."""
+    settle_allocator()
     encoder = LatentEncoder(vae, version.spec, config.batch_size, kernels=config.kernels)
 
     def until_done(source: SourceShard) -> ShardReport | ShardFailure:

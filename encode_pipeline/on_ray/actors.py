@@ -5,6 +5,7 @@ from __future__ import annotations
 import ray
 import torch
 
+from encode_pipeline.allocator import settle_allocator
 from encode_pipeline.attempt import FailedAttempt, attempt_shard
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encoder import LatentEncoder
@@ -18,6 +19,7 @@ class VaeActor:
     """Loads the VAE once, refuses to start if it is not the version's, then encodes a few shards at a time."""
 
     def __init__(self, config: EncodeConfig, fingerprint: str) -> None:
+        settle_allocator()
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
         if config.gpus_per_actor == 0:  # the cores that Ray gave it; beside a GPU nothing else needs them
