@@ -36,6 +36,10 @@ def run_encode(config: EncodeConfig) -> Mapping[str, Any]:
     return run(config)
 
 
+QUIET = 60.0
+"""Seconds without a change after which shards that were given up on are taken to stay so."""
+
+
 def run_status(request: StatusRequest) -> Mapping[str, Any]:
     return _status_of(request).look().to_dict()
 
@@ -43,12 +47,18 @@ def run_status(request: StatusRequest) -> Mapping[str, Any]:
 def watch_status(request: StatusRequest) -> Iterator[Mapping[str, Any]]:
     """The status again and again, until nothing is left to do."""
     reader = _status_of(request)
+    before, quiet = None, 0.0
     while True:
         status = reader.look().to_dict()
         yield status
         shards = status["shards"]
-        if status["sealed"] or (shards["total"] and shards["total"] == shards["done"] + shards["failed"]):
+        if status["sealed"] or 0 < shards["total"] == shards["done"]:
             return
+        given_up = shards["total"] == shards["done"] + shards["failed"] > 0  # unless another run tries those again
+        quiet = quiet + request.every if given_up and shards == before else 0.0
+        if quiet >= QUIET:
+            return
+        before = shards
         time.sleep(request.every)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class FailedAttempt:
     error: str
     hopeless: bool
     """Another try would only repeat it."""
+    no_room: bool = False
+    """Nothing can be written here any more: no fault of the shard's."""
 
 
 def attempt_shard(
@@ -43,7 +46,8 @@ def attempt_shard(
     except Exception as error:  # whatever it was, it was this shard's: the others go on
         if not isinstance(error, (*HOPELESS, OSError)):
             traceback.print_exc()  # a fault of ours rather than of the input: keep the trace in the log
-        return FailedAttempt(describe_error(error), isinstance(error, HOPELESS))
+        no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        return FailedAttempt(describe_error(error), isinstance(error, HOPELESS), no_room)
 
 
 def describe_error(error: BaseException) -> str:

@@ -12,8 +12,10 @@ from PIL import Image, ImageCms
 SRGB = ImageCms.createProfile("sRGB")
 NO_DIFFERENCE = 3
 """A profile that moves no colour by more than so many of 255 steps is taken for sRGB, as most are."""
-MAX_PROFILES = 32
-"""Ready transforms kept; the same few profiles come again and again."""
+MAX_PROFILES = 16
+"""Ready transforms kept, with the profiles they are of; the same few come again and again."""
+MAX_PROFILE_BYTES = 4 << 20
+"""A press's profile has two megabytes; what is larger is taken for broken."""
 
 
 class UnclearColours(Exception):
@@ -24,7 +26,8 @@ def to_srgb(image: Image.Image) -> Image.Image:
     """An RGB picture, its colour profile applied where that makes a difference and is not broken."""
     profile = image.info.get("icc_profile")
     base, alpha = _without_alpha(_eight_bits(image))
-    transform = _transform(profile, base.mode) if isinstance(profile, bytes) and profile else None
+    usable = isinstance(profile, bytes) and 0 < len(profile) <= MAX_PROFILE_BYTES
+    transform = _transform(profile, base.mode) if usable else None
     if transform is None and base.mode == "LAB":
         transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), SRGB, "LAB", "RGB")
     if transform is not None:

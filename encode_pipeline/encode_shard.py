@@ -4,7 +4,8 @@
     a thread   threads          this one   a thread  └── while the next shard is encoded ──┘
 
 Engines have `SHARDS_IN_FLIGHT` shards under way at once: one gets ready, one is encoded, one is published. The
-encoder's turn decides which is which, so the device goes from one shard to the next without a pause.
+encoder's turn decides which is which, so the device goes from one shard to the next without a pause, and a shard whose
+bytes do not come holds nobody up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.devices import Noise
-from encode_pipeline.encoder import LatentEncoder, StartedBatch
+from encode_pipeline.encoder import LatentEncoder, StartedBatch, Turn
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
 from encode_pipeline.latents.status import moment
 from encode_pipeline.latents.store import Version
@@ -79,7 +80,9 @@ def encode_shard(
         if isinstance(viewed, Rejected):
             return viewed
         seeds = (seed_of(spec.seed, source.name, viewed.sample.key, view, "posterior") for view in range(spec.views))
-        return NoisedSample(viewed, tuple(posterior_noise(seed, spec.shape) for seed in seeds))
+        noise = tuple(posterior_noise(seed, spec.shape) for seed in seeds)
+        # The compressed picture has served its turn; its bytes are what bounds how much is read ahead.
+        return NoisedSample(replace(viewed, sample=replace(viewed.sample, image=b"")), noise)
 
     with (
         tempfile.TemporaryDirectory(prefix="latents-", dir=config.scratch) as scratch,
@@ -91,9 +94,9 @@ def encode_shard(
             with (
                 WorkAhead(samples, prepare, _weight, config.decode_threads, ahead, COMPRESSED_BYTES, clock) as prepared,
                 Behind[EncodedSample | Rejected](lambda item: _store(build, source, item), ahead, clock) as writer,
-                encoder.turn(clock),
+                encoder.turn(clock) as turn,
             ):
-                for item, newly_rescued in encode_views(prepared, encoder, clock, tell):
+                for item, newly_rescued in encode_views(prepared, encoder, turn, clock, tell):
                     rescued += newly_rescued
                     writer.put(item)
         with clock("check"):
@@ -102,14 +105,16 @@ def encode_shard(
 
 
 def encode_views(
-    samples: Iterable[NoisedSample | Rejected],
+    samples: Iterable[NoisedSample | Rejected | None],
     encoder: LatentEncoder,
+    turn: Turn,
     clock: Stopwatch,
     tell: Callable[[int], None],
 ) -> Iterator[tuple[EncodedSample | Rejected, int]]:
     """Samples with their latents, and how many views had to be rescued on the way.
 
     Views fill batches of a fixed size regardless of whose they are; a sample leaves when its last one is done.
+    In a lull of the samples, a None, another shard has the encoder.
     """
     waiting: deque[tuple[NoisedSample, int]] = deque()
     started: deque[tuple[list[ViewedSample], StartedBatch]] = deque()
@@ -120,6 +125,7 @@ def encode_views(
     def start() -> None:
         batch = [waiting.popleft() for _ in range(min(len(waiting), encoder.batch_size))]
         pictures = [sample.viewed.views[view].pixels for sample, view in batch]
+        turn.take()
         with clock("vae"):
             on_its_way = encoder.start(pictures, [sample.noise[view] for sample, view in batch])
         started.append(([sample.viewed for sample, _ in batch], on_its_way))
@@ -140,6 +146,12 @@ def encode_views(
                 latents, broken, rescued = [], None, 0
 
     for sample in samples:
+        encoder.check_open()
+        if sample is None:
+            while started:
+                yield from finish()
+            turn.give()
+            continue
         if isinstance(sample, Rejected):
             yield sample, 0
             continue
@@ -156,7 +168,8 @@ def encode_views(
 
 def made_by(encoder: LatentEncoder, clock: Stopwatch, began: float) -> dict[str, Any]:
     """Which software and device made a shard, when and in what time, for people who wonder later."""
-    versions = {name: version(name) for name in ("torch", "diffusers", "albumentations", "pillow")}
+    decide = ("torch", "diffusers", "albumentations", "opencv-python-headless", "pillow", "numpy")
+    versions = {name: version(name) for name in decide}
     device = torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else "cpu"
     return {
         "versions": versions,
@@ -188,4 +201,4 @@ def _store(build: ShardBuild, source: SourceShard, item: EncodedSample | Rejecte
 
 
 def _weight(sample: Sample | Rejected) -> int:
-    return len(sample.image) if isinstance(sample, Sample) else 0
+    return len(sample.image) + len(sample.caption) + 1024 if isinstance(sample, Sample) else 0

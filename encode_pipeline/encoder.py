@@ -25,6 +25,29 @@ from encode_pipeline.vae import PIXELS, LoadedVae, posterior
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
+class Turn:
+    """The right to have batches encoded, which one shard has at a time, while the next one gets ready."""
+
+    def __init__(self, encoder: LatentEncoder, clock: Stopwatch) -> None:
+        self._encoder, self._clock = encoder, clock
+        self._mine = False
+
+    def take(self) -> None:
+        """Waits until it is this shard's turn. What the device had nothing to do before counts as "between"."""
+        if not self._mine:
+            self._encoder.free.acquire()
+            self._mine = True
+            if self._encoder.free_since is not None:
+                self._clock.seconds["between"] += time.perf_counter() - self._encoder.free_since
+
+    def give(self) -> None:
+        """Lets another shard have it, until `take`."""
+        if self._mine:
+            self._encoder.free_since = time.perf_counter()
+            self._mine = False
+            self._encoder.free.release()
+
+
 class EncoderClosed(Exception):
     """The run has ended, and with it whatever was still being encoded."""
 
@@ -70,8 +93,9 @@ class LatentEncoder:
         self._dtype = DTYPES[self.dtype_name]
         self._vae = vae
         self._rescuing = threading.Lock()
-        self._turn = threading.Lock()
-        self._free_since: float | None = None
+        self.free = threading.Lock()
+        """Held by the shard whose turn it is."""
+        self.free_since: float | None = None
         self.closed = threading.Event()
         model = vae.model
         if self._dtype is not torch.float32 or self.device.type != "cpu":
@@ -86,23 +110,17 @@ class LatentEncoder:
         self.kernels = self._backend.kernels
 
     @contextmanager
-    def turn(self, clock: Stopwatch) -> Iterator[None]:
-        """The time in which one shard's batches are encoded; the next shard gets ready meanwhile.
-
-        What the device had to wait since the shard before is counted as "between".
-        """
-        with self._turn:
-            if self._free_since is not None:
-                clock.seconds["between"] += time.perf_counter() - self._free_since
-            try:
-                yield
-            finally:
-                self._free_since = time.perf_counter()
+    def turn(self, clock: Stopwatch) -> Iterator[Turn]:
+        """A shard's turn to have its batches encoded, given back at the end whatever happens."""
+        turn = Turn(self, clock)
+        try:
+            yield turn
+        finally:
+            turn.give()
 
     def start(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> StartedBatch:
         """Sends up to a batch of pictures on their way."""
-        if self.closed.is_set():
-            raise EncoderClosed
+        self.check_open()
         return StartedBatch(pictures, noise, self._backend.start(pictures, noise))
 
     def finish(self, batch: StartedBatch) -> EncodedBatch:
@@ -119,6 +137,11 @@ class LatentEncoder:
 
     def encode(self, pictures: Sequence[Pixels], noise: Sequence[Noise]) -> EncodedBatch:
         return self.finish(self.start(pictures, noise))
+
+    def check_open(self) -> None:
+        """Raises if the run has ended."""
+        if self.closed.is_set():
+            raise EncoderClosed
 
     def close(self) -> None:
         """Encodes nothing more."""

@@ -22,12 +22,16 @@ WINDOW = 60.0
 
 
 class RunLog:
-    """JSON lines of one run, in the store. Object stores cannot append, so every minute's lines are a file."""
+    """JSON lines of one run, in the store. Object stores cannot append, so every minute's lines are a file.
+
+    Nothing depends on it: when it cannot be written, that is said once and the run goes on.
+    """
 
     def __init__(self, storage: Storage, folder: str) -> None:
         self._storage, self._folder = storage, folder
         self._lines: list[str] = []
         self._files = 0
+        self._failed = False
         self._since = time.monotonic()
         self._lock = threading.Lock()
 
@@ -45,7 +49,13 @@ class RunLog:
         if self._lines:
             self._files += 1
             text = "".join(line + "\n" for line in self._lines)
-            self._storage.create(f"{self._folder}/{self._files:06d}.jsonl", text.encode())
+            try:
+                self._storage.create(f"{self._folder}/{self._files:06d}.jsonl", text.encode())
+            except Exception as error:
+                if not self._failed:
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    print(f"the log of this run is not complete: {reason}", file=sys.stderr, flush=True)
+                self._failed = True
         self._lines.clear()
         self._since = time.monotonic()
 
@@ -81,12 +91,14 @@ class Progress:
     def add(self, outcome: ShardReport | ShardFailure) -> None:
         """Counts a finished shard and says where the run stands."""
         if isinstance(outcome, ShardFailure):
-            self.failures.append(outcome)
+            with self._lock:
+                self.failures.append(outcome)
             facts = {"source": outcome.source.uri, "error": outcome.error, "attempts": outcome.attempts}
             self._say(f"given up on after {outcome.attempts} attempt(s): {outcome.error}", "failure", facts)
             return
-        self.tally.add(outcome.commit)
-        self.lost_races += not outcome.won
+        with self._lock:
+            self.tally.add(outcome.commit)
+            self.lost_races += not outcome.won
         commit = outcome.commit
         facts = {"shard": commit.shard, "read": commit.read, "encoded": commit.encoded, "rejected": commit.rejected}
         self._say(self._line(), "shard", {**facts, "rescued": commit.rescued, "seconds": commit.made_by["seconds"]})
@@ -125,7 +137,11 @@ class Progress:
         return round((latents - before) / max(time.monotonic() - then, 1e-9), 2)
 
     def _line(self) -> str:
-        tally, rate = self.tally, self._rate()
+        rate = self._rate()
+        with self._lock:
+            return self._line_of(self.tally, rate)
+
+    def _line_of(self, tally: Tally, rate: float) -> str:
         finished = tally.done + len(self.failures)
         left = tally.seconds_left(self.shards - finished, rate)
         parts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from encode_pipeline.latents.writer import key_problem
@@ -18,8 +18,12 @@ IMAGE_PARTS = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "bmp", "gif"
 PICKLE_ENDINGS = frozenset({"pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill", "cloudpickle"})
 """To open one is to run what is in it. Nobody here would, but whoever packed it is not to be trusted."""
 MAX_MEMBER_BYTES = 256 << 20
-MAX_TEXT_BYTES = 4 << 20
+MAX_TEXT_BYTES = 128 << 10
 """Of a caption or a metadata record, which take many times their size once parsed."""
+MAX_DEPTH = 64
+"""Of objects and lists within a metadata record: what Python's own limit lets in, it may not let out again."""
+MAX_SAMPLES = 1 << 20
+"""In one tar, refused ones included: each is remembered until its tar is done. LAION's have ten thousand."""
 MAX_PARTS = 1000
 """Members that one sample may have; the next one begins another."""
 
@@ -36,11 +40,14 @@ def read_samples(
     seen: set[str] = set()
     tar = TarReader(stream, name, size)
     run: _Run | None = None
+    count = 0
     for member in tar:
         key, part = key_and_part(member.name)
         if run is None or key != run.key or part in run.parts or len(run.parts) == MAX_PARTS:
             if run is not None:
                 yield run.finish()
+            if (count := count + 1) > MAX_SAMPLES:
+                raise TarError(f"{name}: more than {MAX_SAMPLES} samples, at {shown(member.name)}")
             refusal = _refusal(key, seen)
             if refusal is None:
                 seen.add(key)
@@ -138,4 +145,13 @@ def _metadata(data: bytes) -> dict[str, Any]:
     loaded = json.loads(data, parse_constant=lambda _: None, parse_float=number)
     if not isinstance(loaded, dict):
         raise ValueError(f"a {type(loaded).__name__}, not an object")
-    return loaded
+    level: list[Any] = [loaded]
+    for _ in range(MAX_DEPTH):
+        level = [inner for value in level for inner in _inside(value) if isinstance(inner, (dict, list))]
+        if not level:
+            return loaded
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -38,7 +38,7 @@ class ViewRecipe(Settings):
 
     min_side: int = Field(32, gt=0, description="pictures with a shorter side are rejected")
     max_pixels: int = Field(
-        100_000_000, gt=0, le=MOST_PIXELS, description="larger pictures are rejected before they are decoded"
+        64_000_000, gt=0, le=MOST_PIXELS, description="larger pictures are rejected before they are decoded"
     )
     max_aspect: float = Field(
         10.0, ge=1, description="pictures longer than so many times their short side are rejected"

@@ -83,21 +83,34 @@ def _find(
     if shard is not None and shard not in version.done():
         raise RequestError(f"{version.storage.url()}: no shard {shard} is committed")
     rejected: str | None = None
+    found: list[tuple[ShardCommit, dict[int, Stored]]] = []
     for commit in version.commits(None if shard is None else [shard]):
-        stored = {}
-        for payload in commit.views:
-            if payload.view is not None and payload.view in numbers:
-                with _opened(version, payload.path) as latents:
-                    if key not in latents.keys:
-                        break
-                    index = latents.keys.index(key)
-                    said = latents.metadata(index)["augmentation"]
-                    stored[payload.view] = Stored(latents.latent(index).copy(), said)
+        stored = _stored(version, commit, key, numbers)
         if stored:
-            return commit, stored
-        rejected = rejected or _why_rejected(version, commit, key)
+            found.append((commit, stored))
+        else:
+            rejected = rejected or _why_rejected(version, commit, key)
+    if len(found) > 1:
+        names = ", ".join(commit.shard for commit, _ in found)
+        raise RequestError(f"{version.storage.url()}: {len(found)} samples {key}; say shard=, one of {names}")
+    if found:
+        return found[0]
     where = f"{version.storage.url()}: no sample {key}" + (f" in shard {shard}" if shard else "")
     raise RequestError(where + (f"; it was rejected: {rejected}" if rejected else ""))
+
+
+def _stored(version: Version, commit: ShardCommit, key: str, numbers: Sequence[int]) -> dict[int, Stored]:
+    """What a shard holds of the sample's views; nothing if it is not there."""
+    stored = {}
+    for payload in commit.views:
+        if payload.view is not None and payload.view in numbers:
+            with _opened(version, payload.path) as latents:
+                if key not in latents.keys:
+                    return {}
+                index = latents.keys.index(key)
+                said = latents.metadata(index)["augmentation"]
+                stored[payload.view] = Stored(latents.latent(index).copy(), said)
+    return stored
 
 
 def _why_rejected(version: Version, commit: ShardCommit, key: str) -> str | None:

@@ -82,6 +82,7 @@ def run(config: EncodeConfig) -> dict[str, Any]:
             f"{version.storage.url()}: sealed, and {len(missing)} of these shards are not in it; "
             "encode them into another store"
         )
+    _check_collections(prepared.sources, version)
     progress = Progress(len(missing), prepared.spec.views)
     if missing:
         folder = f"runs/{uuid.uuid4().hex}"
@@ -96,6 +97,16 @@ def run(config: EncodeConfig) -> dict[str, Any]:
         "already_done": len(prepared.sources) - len(missing),
         **progress.summary(),
     }
+
+
+def _check_collections(sources: list[SourceShard], version: Version) -> None:
+    """A tar keeps the collection that it was first planned in: its name is in every sample."""
+    planned = version.planned()
+    for source in sources:
+        known = planned.get(source.name)
+        if known is not None and known.collection != source.collection:
+            before, now = (name or "none" for name in (known.collection, source.collection))
+            raise RequestError(f"{source.uri}: in collection {now} now, in {before} when it was first planned")
 
 
 def _do(missing: list[SourceShard], version: Version, vae: LoadedVae, config: EncodeConfig, progress: Progress) -> None:

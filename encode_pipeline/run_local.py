@@ -9,7 +9,8 @@ from encode_pipeline.allocator import settle_allocator
 from encode_pipeline.attempt import attempt_shard
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encode_shard import SHARDS_IN_FLIGHT
-from encode_pipeline.encoder import LatentEncoder
+from encode_pipeline.encoder import EncoderClosed, LatentEncoder
+from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.store import Version
 from encode_pipeline.records import ShardFailure, ShardReport
@@ -33,9 +34,12 @@ def run_local(
             outcome = attempt_shard(source, version, encoder, config, tell)
             if isinstance(outcome, ShardReport):
                 return outcome
+            if outcome.no_room:
+                raise CheckFailed(f"{outcome.error}; make room, and run the same command again")
             if outcome.hopeless or attempt == config.max_attempts:
                 return ShardFailure(source, outcome.error, attempt)
-            encoder.closed.wait(min(30.0, 2.0**attempt))
+            if encoder.closed.wait(min(30.0, 2.0**attempt)):
+                raise EncoderClosed
             attempt += 1
 
     sources = iter(missing)

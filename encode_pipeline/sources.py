@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby, islice
@@ -15,6 +16,8 @@ from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.places import Entry, Place, Places
 from encode_pipeline.tar import PIECE, Readable
 
+SLOW_AFTER, SLOWEST = 300.0, 10_000
+"""Once a tar was waited for so many seconds, fewer bytes a second than this are taken for a server that hangs."""
 LIST_ENDINGS = (".txt", ".list")
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
@@ -85,6 +88,7 @@ class HashedStream:
         self._hasher = hashlib.sha256()
         self._piece, self._used = b"", 0
         self._ended = False
+        self._waited = 0.0
 
     def read(self, size: int, /) -> bytes:
         """The next `size` bytes; fewer only at the end."""
@@ -109,8 +113,12 @@ class HashedStream:
     def _receive(self) -> bytes:
         """The next piece as the storage gives it."""
         uri, planned = self.source.uri, self.source.size
+        began = time.monotonic()
         with self._place.told_plainly(uri):
             piece = bytes(self._stream.read(PIECE))
+        self._waited += time.monotonic() - began
+        if self._waited > SLOW_AFTER and self.received + len(piece) < self._waited * SLOWEST:
+            raise OSError(f"{uri}: comes too slowly: {self.received} bytes in {self._waited:.0f} seconds of waiting")
         self.received += len(piece)
         self._hasher.update(piece)
         if self.received > planned:

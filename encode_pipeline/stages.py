@@ -17,6 +17,10 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 POLL = 0.1
 """Seconds after which a thread that waits for another looks whether it is still wanted."""
+LULL = 1.0
+"""Seconds without a result after which the one who waits is told so."""
+PATIENCE = 5.0
+"""Seconds that are given to a reader to end; one that hangs in a read is left to itself."""
 
 
 @dataclass
@@ -57,8 +61,9 @@ class Room:
 class WorkAhead(Generic[In, Out]):
     """Results of `work` in the order of the items, which a thread of its own reads ahead.
 
-    At most `ahead` items, weighing at most `room` together, are read and not yet taken. A wait counts as
-    "input" while the next item has not been read, and as "decode" while it is being worked on.
+    At most `ahead` items are read and not yet taken, and those not yet worked on weigh at most `room` together. A
+    wait counts as "input" while the next item has not been read, and as "decode" while it is being worked on. When
+    nothing comes for a while, a None says so, again and again.
     """
 
     def __init__(
@@ -87,12 +92,16 @@ class WorkAhead(Generic[In, Out]):
     ) -> None:
         self._stopped = True
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._reader.join()
+        self._reader.join(PATIENCE)
 
-    def __iter__(self) -> Iterator[Out]:
+    def __iter__(self) -> Iterator[Out | None]:
         while True:
-            with self._clock("input"):
-                future = self._ready.get()
+            try:
+                with self._clock("input"):
+                    future = self._ready.get(timeout=LULL)
+            except queue.Empty:
+                yield None
+                continue
             if future is None:
                 return
             with self._clock("decode"):
@@ -147,9 +156,8 @@ class Behind(Generic[In]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._clock("writer"):
-            self._waiting.put(None)
-            self._thread.join()
+        self._waiting.put(None)
+        self._thread.join()
         if kind is None and self._error is not None:
             raise self._error
 

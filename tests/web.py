@@ -17,7 +17,7 @@ class Web:
 
     /404/… /403/… /401/… /500/…   that status          /busy/…     503 to the first two requests, then the tar
     /moved/…  a redirect to /tars/ /short/…  half of it  /endless/…  does not say how long it is
-    /slow/…   a little at a time
+    /slow/…   a little at a time           /drips/…    half of it, and then a byte now and then
     """
 
     tar: bytes
@@ -45,13 +45,17 @@ class Web:
         request.end_headers()
         if request.command == "HEAD":
             return
-        body = self.tar[: len(self.tar) // 2] if kind == "short" else self.tar
+        body = self.tar[: len(self.tar) // 2] if kind in ("short", "drips") else self.tar
         step = 700 if kind == "slow" else len(body)
         for start in range(0, len(body), step):
             request.wfile.write(body[start : start + step])
             request.wfile.flush()
             if kind == "slow":
                 time.sleep(0.01)
+        for byte in self.tar[len(body) :] if kind == "drips" else b"":
+            time.sleep(0.5)
+            request.wfile.write(bytes([byte]))
+            request.wfile.flush()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,8 +27,8 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     size: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _finished: deque[tuple[float, int]] = field(default_factory=deque)
-    _began: float = math.inf
+    _spans: deque[tuple[float, float, int]] = field(default_factory=deque)
+    """When shards were begun and ended, and with how many latents; of those that a rate may still be taken from."""
 
     def add(self, commit: ShardCommit) -> None:
         self.done += 1
@@ -42,16 +41,25 @@ class Tally:
             self.seconds[stage] += spent
         began, ended = (_moment_of(commit.made_by.get(name)) for name in ("began", "ended"))
         if began is not None and ended is not None:
-            self._began = min(self._began, began)
-            self._finished.append((ended, commit.encoded * self.views))
+            self._spans.append((began, ended, commit.encoded * self.views))
 
     def rate(self, now: float) -> float | None:
-        """Latents a second over the last minutes, or None if no shard was finished in them."""
-        since = now - RECENT
-        self._finished = deque(entry for entry in self._finished if entry[0] >= since)
-        if not self._finished:
+        """Latents a second over the last minutes, or the last shards if those take longer; None if all is long ago.
+
+        A shard's latents are taken as made evenly from its beginning to its end; what is unfinished is not known.
+        """
+        if not self._spans:
             return None
-        return sum(latents for _, latents in self._finished) / max(now - max(since, self._began), 1.0)
+        latest = max(ended for _, ended, _ in self._spans)
+        longest = max(ended - began for began, ended, _ in self._spans)
+        if now - latest > max(RECENT, 2 * longest):
+            return None
+        since = latest - max(RECENT, 2 * longest)
+        self._spans = deque(span for span in self._spans if span[1] >= since)
+        made = sum(
+            latents * (ended - max(began, since)) / max(ended - began, 1e-3) for began, ended, latents in self._spans
+        )
+        return made / max(latest - max(since, min(began for began, _, _ in self._spans)), 1e-3)
 
     def seconds_left(self, shards: int, rate: float | None) -> int | None:
         """How long so many more shards take, if they are like those before."""
@@ -107,7 +115,7 @@ class StatusReader:
 
     def look(self) -> Status:
         version = self._version
-        failures = version.failures()
+        given_up = version.failures()
         for path in version.plans() - self._plans:
             self._planned.update(source.name for source in version.plan(path))
             self._plans.add(path)
@@ -119,7 +127,7 @@ class StatusReader:
             version.fingerprint,
             self._tally,
             total=len(done | self._planned),
-            failures=failures,
+            failures=[failure for failure in given_up if failure.shard not in done],
             sealed=version.sealed,
             promoted=self._store.current() == version.fingerprint,
         )
