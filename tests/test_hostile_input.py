@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import signal
@@ -63,7 +64,8 @@ def test_compressed_pictures_are_let_go_once_decoded(configure: Configure, tmp_p
         "import resource, sys; from encode_pipeline.config import EncodeConfig; from encode_pipeline.run import run\n"
         "import encode_pipeline.vae, encode_pipeline.augment\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"result = run(EncodeConfig(vae='pixels', source=sys.argv[1], store=sys.argv[2], image_size={SIDE}, threads=2))\n"
+        "config = EncodeConfig(vae='pixels', source=sys.argv[1], store=sys.argv[2], image_size=64, threads=2)\n"
+        "result = run(config)\n"
         "assert result['samples']['encoded'] == 40\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
@@ -87,16 +89,9 @@ def test_a_server_that_drips_holds_nobody_up_and_an_interrupt_ends_it(
 ) -> None:
     with serving((world / "train" / "00001.tar").read_bytes()) as web:
         sources = "[" + ", ".join([f"'{web.url}/drips/0.tar'", *good]) + "]"
-        words = [
-            f"source={sources}",
-            f"store={tmp_path / 'store'}",
-            f"vae={small_vae}",
-            f"image_size={SIDE}",
-            "threads=1",
-        ]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "encode_pipeline", "run", *words, "batch_size=8"], stderr=subprocess.PIPE
-        )
+        words = [f"source={sources}", f"store={tmp_path / 'store'}", f"vae={small_vae}", f"image_size={SIDE}"]
+        command = [sys.executable, "-m", "encode_pipeline", "run", *words, "threads=1", "batch_size=8"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
         try:
             until = time.monotonic() + 150
             while len(list((tmp_path / "store").glob("*/commits/*.json"))) < 5:
@@ -113,9 +108,6 @@ def test_a_server_that_drips_holds_nobody_up_and_an_interrupt_ends_it(
 def test_a_full_disk_ends_the_run_and_blames_no_tar(
     configure: Configure, good: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer that finds no room, by the limit on file sizes that the system itself enforces."""
-    import errno
-
     from encode_pipeline.latents.writer import ShardWriter
 
     def full(self: ShardWriter, data: bytes) -> None:
