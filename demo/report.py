@@ -35,13 +35,11 @@ from train.checkpoint import load_checkpoint
 TEMPLATE = "report.html.j2"
 EXAMPLES = 6
 STAGES = {
-    "vae": "the VAE",
+    "vae": "the VAE at work",
     "decode": "waiting for pictures to be decoded and augmented",
-    "noise": "drawing the posterior's noise",
-    "write": "into the tars",
-    "check": "closing and re-reading the tars",
-    "publish": "into the store, with the commit",
-    "fetch": "the tar to this machine, hashed",
+    "input": "waiting for the tar's bytes",
+    "writer": "waiting for the writer",
+    "between": "from one tar to the next",
 }
 
 
