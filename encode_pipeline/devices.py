@@ -78,8 +78,16 @@ class OnGpu:
     ) -> None:
         self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self.kernels, moments = choose_kernels(model, dtype, kernels, spec.image_size)
-        self._slots = [_Slot(batch_size, spec, device) for _ in range(SLOTS)]
         self._starts = 0
+        try:
+            self._slots = [_Slot(batch_size, spec, device) for _ in range(SLOTS)]
+            self._capture(model, moments, spec, dtype, batch_size, device)
+        except torch.cuda.OutOfMemoryError:
+            raise RequestError(f"batch_size={batch_size}: more than this GPU has memory for") from None
+
+    def _capture(
+        self, model: Any, moments: Moments, spec: LatentSpec, dtype: torch.dtype, batch_size: int, device: torch.device
+    ) -> None:
         side = spec.image_size
         with torch.inference_mode():
             self._pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)

@@ -20,7 +20,7 @@ PIECE = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
 """Of an extended header: a long name or a block of pax records."""
 MAX_NAME_BYTES = 4096
-MAX_PADDING = 1 << 20
+MAX_PADDING = 64 << 10
 """Zero bytes after the end. tar itself fills up to 10 KiB; a longer tail of zeros was never written."""
 
 FILE_TYPES = tarfile.REGTYPE + tarfile.AREGTYPE + tarfile.CONTTYPE

@@ -13,7 +13,8 @@ import pytest
 from encode_pipeline.__main__ import VERBS, watch_status
 from encode_pipeline.config import StatusRequest
 from encode_pipeline.latents.command import main
-from encode_pipeline.latents.status import StatusReader, time_share
+from encode_pipeline.latents.commit import ShardCommit, SourceShard
+from encode_pipeline.latents.status import StatusReader, Tally, moment, time_share
 from encode_pipeline.latents.storage import Storage
 from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.progress import Progress, RunLog, clock_text
@@ -133,6 +134,76 @@ def test_time_left_is_that_of_the_shards_left(configure: Configure) -> None:
     assert progress.tally.seconds_left(10, rate=16.0) == 10  # ten shards of sixteen latents
     assert progress.tally.seconds_left(10, rate=None) is None
     assert clock_text(59.6) == "1:00" and clock_text(3723) == "1:02:03"
+
+
+def finished(began: float, ended: float, latents: int) -> ShardCommit:
+    """A commit of a shard that was worked on from then to then."""
+    source = SourceShard(uri="/tars/0.tar", size=1)
+    made_by = {"began": moment(began), "ended": moment(ended)}
+    return ShardCommit(
+        fingerprint="f", shard=source.name, attempt="a", source=source, source_sha256="0", read=latents,
+        encoded=latents, rejected={}, payloads=(), made_by=made_by,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spans", "now", "expected"),
+    [
+        ([(0, 100, 1000)], 100, 10.0),
+        ([(0, 100, 1000), (0, 100, 1000), (50, 100, 500)], 100, 25.0),  # beside each other
+        ([(0, 100, 1000), (100_000, 100_060, 4000)], 100_060, 4000 / 60),  # resumed a minute ago
+        ([(0, 3600, 40_000)], 3700, 40_000 / 3600),  # one shard takes an hour
+        ([(0, 100, 1000)], 100_000, None),  # nothing for a day
+        ([], 100, None),
+    ],
+)
+def test_the_rate_is_that_of_the_time_that_was_worked(
+    spans: list[tuple[float, float, int]], now: float, expected: float | None
+) -> None:
+    tally = Tally(views=1)
+    for span in spans:
+        tally.add(finished(*span))
+    assert tally.rate(now) == (expected if expected is None else pytest.approx(expected, rel=1e-3))
+
+
+def test_a_log_that_cannot_be_written_is_said_once_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("encode_pipeline.progress.WINDOW", 0.0)
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    log = RunLog(Storage(tmp_path), "runs/x")
+    for number in range(3):
+        log.write("shard", {"number": number})
+    log.close()
+    assert capsys.readouterr().err.count("the log of this run is not complete: ") == 1
+
+
+def test_watch_goes_on_while_what_was_given_up_on_is_tried_again(
+    configure: Configure, world: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    whole = (world / "train" / "00000.tar").read_bytes()
+    (folder / "0.tar").write_bytes(whole[: len(whole) // 2] + b"?" * (len(whole) - len(whole) // 2))
+    config = configure(source=str(folder), views=1)
+    assert not run(config)["ok"]
+    looks = watch_status(StatusRequest(store=config.store, watch=True, every=0.05))
+    assert next(looks)["shards"] == next(looks)["shards"] == {"total": 1, "done": 0, "failed": 1}
+    (folder / "0.tar").write_bytes(whole)  # the same size, so the same shard
+    assert run(config)["ok"]
+    *_, last = looks
+    assert last["shards"] == {"total": 1, "done": 1, "failed": 0}
+
+
+def test_watch_ends_when_what_was_given_up_on_stays_so(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encode_pipeline.__main__.QUIET", 0.2)
+    (tmp_path / "broken.tar").write_bytes(b"?" * 2048)
+    config = configure(source=str(tmp_path / "broken.tar"), views=1)
+    run(config)
+    looks = list(watch_status(StatusRequest(store=config.store, watch=True, every=0.05)))
+    assert looks[-1]["shards"] == {"total": 1, "done": 0, "failed": 1} and len(looks) > 3
 
 
 def test_the_log_keeps_every_line_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
