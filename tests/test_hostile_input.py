@@ -22,6 +22,7 @@ from encode_pipeline.records import Reason
 from encode_pipeline.run import run
 from tests.conftest import SIDE, Configure, samples_in
 from tests.tars import END, member, outcomes
+from tests.test_killed import hear_interrupts
 from tests.web import serving
 
 
@@ -91,7 +92,7 @@ def test_a_server_that_drips_holds_nobody_up_and_an_interrupt_ends_it(
         sources = "[" + ", ".join([f"'{web.url}/drips/0.tar'", *good]) + "]"
         words = [f"source={sources}", f"store={tmp_path / 'store'}", f"vae={small_vae}", f"image_size={SIDE}"]
         command = [sys.executable, "-m", "encode_pipeline", "run", *words, "threads=1", "batch_size=8"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hear_interrupts)
         try:
             until = time.monotonic() + 150
             while len(list((tmp_path / "store").glob("*/commits/*.json"))) < 5:

@@ -32,7 +32,12 @@ def tars(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(store: Path, tars: Path, vae: Path) -> subprocess.Popen[bytes]:
     words = [f"source={tars}", f"store={store}", f"vae={vae}", f"image_size={SIDE}", "batch_size=8", "threads=2"]
     command = [sys.executable, "-m", "encode_pipeline", "run", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=hear_interrupts)
+
+
+def hear_interrupts() -> None:
+    """What a shell starts in the background is deaf to them, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_commits(store: Path, count: int, process: subprocess.Popen[bytes]) -> None:
