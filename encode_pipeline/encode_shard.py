@@ -26,6 +26,7 @@ from encode_pipeline.config import EncodeConfig
 from encode_pipeline.devices import Noise
 from encode_pipeline.encoder import LatentEncoder, StartedBatch, Turn
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
+from encode_pipeline.latents.failpoints import failpoint
 from encode_pipeline.latents.status import moment
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.writer import Latent
@@ -68,10 +69,11 @@ def encode_shard(
     """Reads, augments, encodes, writes, publishes and commits one source tar.
 
     Raises without a trace in the commits if the tar is bad or a machine fails; a bad sample is counted instead.
-    `tell` hears how many views have just been encoded.
+    `tell` hears how many views have just been encoded, and of none in a lull; what it raises ends the shard.
     """
     clock, began = Stopwatch(), time.time()
     spec = version.spec
+    failpoint("before-read", source.name)
     rescued = 0
     make_views = ViewMaker(config.recipe, spec.views, spec.image_size, spec.seed, source.name)
 
@@ -99,8 +101,10 @@ def encode_shard(
                 for item, newly_rescued in encode_views(prepared, encoder, turn, clock, tell):
                     rescued += newly_rescued
                     writer.put(item)
+                    failpoint("mid-shard", source.name)
         with clock("check"):
             commit, files = build.finish(tar.sha256(), made_by(encoder, clock, began), rescued)
+        failpoint("after-build", source.name)
         return ShardReport(commit, won=version.publish(commit, files))
 
 
@@ -151,6 +155,7 @@ def encode_views(
             while started:
                 yield from finish()
             turn.give()
+            tell(0)
             continue
         if isinstance(sample, Rejected):
             yield sample, 0

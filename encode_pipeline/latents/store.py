@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.commit import ShardCommit, SourceShard, attempt_folder
+from encode_pipeline.latents.failpoints import failpoint
 from encode_pipeline.latents.spec import LatentSpec, canonical_json, digest
 from encode_pipeline.latents.storage import Storage, StorageError
 
@@ -94,6 +95,9 @@ class Version:
         names = (path.removeprefix("commits/") for path in self.storage.files("commits"))
         return {name.removesuffix(".json") for name in names if name.endswith(".json") and "/" not in name}
 
+    def is_done(self, shard: str) -> bool:
+        return self.storage.exists(f"commits/{shard}.json")
+
     def missing(self, sources: Iterable[SourceShard]) -> list[SourceShard]:
         """Those of the source shards that have no commit yet, in their order."""
         done = self.done()
@@ -121,7 +125,11 @@ class Version:
         """
         for path, local in files.items():
             self.storage.publish(local, path)
-        if self.storage.create(f"commits/{commit.shard}.json", commit.to_json()):
+            failpoint("after-payload", commit.shard)
+        failpoint("before-commit", commit.shard)
+        created = self.storage.create(f"commits/{commit.shard}.json", commit.to_json())
+        failpoint("after-commit", commit.shard)
+        if created:
             return True
         winner = self.commit(commit.shard)
         if winner.attempt == commit.attempt:
