@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import tarfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,26 @@ def test_shards_without_a_usable_sample_are_fine(spec: LatentSpec, tmp_path: Pat
             version.publish(*build.finish("0" * 64, {}))
     version.seal()
     assert problems_of(version, deep=True) == []
+
+
+def test_a_store_that_is_no_disk_is_copied_to_one(
+    spec: LatentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = small_store(f"memory://{uuid.uuid4().hex}", spec, tmp_path / "scratch")
+    wrong = rewrite(version, 1, WRITTEN_WRONG["another caption"][1])
+    flipped = version.commit(sorted(version.done())[1]).payloads[0].path
+    version.storage.replace(flipped, version.storage.read(flipped).replace(b"000.txt", b"000.xtx"))
+    where, says = version.storage.url(flipped), "is not the committed"
+    (found,) = problems_of(version)
+    assert found.path == where and says in found.problem and "damaged member header" in found.problem
+    assert [problem.path for problem in problems_of(version, deep=True)] == [wrong, where]
+
+    def full(self: Storage, path: str, local: Path) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", str(local))
+
+    monkeypatch.setattr(Storage, "fetch", full)
+    with pytest.raises(OSError, match="No space left"):  # nothing that the store is to blame for
+        verify(version, deep=True)
 
 
 # --- the manifest -----------------------------------------------------------------------------------

@@ -276,6 +276,7 @@ def test_an_interrupt_ends_it(version: Version, tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert process.returncode == 130 and "Traceback" not in said.decode()
+    assert said.decode().splitlines()[-1].startswith("interrupted; ")
 
 
 def test_neither_torch_nor_any_vae_is_needed(version: Version) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tempfile
@@ -29,6 +30,8 @@ READERS = 8
 """Of those, shards whose payloads are read."""
 EXPONENT = 0x7C00
 """Of a float16: all ones in an infinity and in a NaN, and nowhere else."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""On the scratch disk, for a copy to look into."""
 DUPLICATE_KEY = "duplicate_key"
 """The one reason for which a refused sample has the key of another one, which came before it in the tar."""
 
@@ -141,9 +144,11 @@ def _size_fault(payload: Payload, there: Mapping[str, int]) -> str | None:
 
 
 def _fault_of(error: Exception, path: str) -> str:
-    """An error as what is wrong with a file. One that no file and no server can be blamed for is raised again."""
+    """An error as what is wrong with a file. One that no file and no server is to blame for is raised again."""
     if isinstance(error, FileNotFoundError):
         return "missing"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        raise error
     known = isinstance(error, (StorageError, ShardError, SpecError, OSError))
     if not known and type(error).__module__.split(".")[0] not in REMOTE_LIBRARIES:
         raise error
@@ -175,16 +180,13 @@ class _Contents:
         storage = self._version.storage
         local = storage.local_path(payload.path)
         try:
+            sha256 = "" if self._deep and local is None else storage.sha256(payload.path)
+            if sha256 == payload.sha256 and not self._deep:
+                return None
             with tempfile.TemporaryDirectory() as scratch:
-                copy = Path(scratch) / "payload"
-                if local is None and self._deep:
-                    sha256, local = storage.fetch(payload.path, copy), copy
-                else:
-                    sha256 = storage.sha256(payload.path)
-                if sha256 == payload.sha256 and not self._deep:
-                    return None
                 if local is None:
-                    storage.fetch(payload.path, local := copy)
+                    fetched = storage.fetch(payload.path, local := Path(scratch) / "payload")
+                    sha256 = sha256 or fetched
                 sound = sha256 == payload.sha256
                 if payload.view is None:
                     fault = self._list_fault(payload, local)
