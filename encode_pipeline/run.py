@@ -88,7 +88,11 @@ def run(config: EncodeConfig) -> dict[str, Any]:
         folder = f"runs/{uuid.uuid4().hex}"
         version.record_plan(prepared.sources)
         version.storage.create(f"{folder}/settings.yaml", to_yaml(config).encode())
-        with Progress(len(missing), prepared.spec.views, RunLog(version.storage, folder)) as progress:
+        log = RunLog(version.storage, folder)
+        gpus, price = _gpus_of_an_encoder(config), config.gpu_hour_price
+        with Progress(len(missing), prepared.spec.views, log, gpus=gpus, gpu_hour_price=price) as progress:
+            if config.engine == "local":
+                progress.live(1)
             _do(missing, version, prepared.vae, config, progress)
     return {
         "ok": not progress.failures,
@@ -97,6 +101,14 @@ def run(config: EncodeConfig) -> dict[str, Any]:
         "already_done": len(prepared.sources) - len(missing),
         **progress.summary(),
     }
+
+
+def _gpus_of_an_encoder(config: EncodeConfig) -> float:
+    if config.engine == "ray":
+        return config.gpus_per_actor
+    import torch
+
+    return float(torch.cuda.is_available())
 
 
 def _check_collections(sources: list[SourceShard], version: Version) -> None:
