@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from encode_pipeline.latents.status import Tally, moment
 from encode_pipeline.latents.storage import Storage
+from encode_pipeline.listener import Listener
 from encode_pipeline.records import ShardFailure, ShardReport
 
 TICK = 10.0
@@ -60,7 +61,7 @@ class RunLog:
         self._since = time.monotonic()
 
 
-class Progress:
+class Progress(Listener):
     """Collects what engines report, and tells a person and the log about it.
 
     `gpus` is what each encoder holds of a GPU, none on CPUs; with a price it becomes what the latents cost.

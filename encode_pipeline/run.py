@@ -12,7 +12,7 @@ from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.store import Failure, Store, Version
 from encode_pipeline.progress import Progress, RunLog
-from encode_pipeline.records import ShardFailure
+from encode_pipeline.records import ShardFailure, ShardReport
 from encode_pipeline.sources import find_sources
 
 if TYPE_CHECKING:
@@ -127,13 +127,24 @@ def _do(missing: list[SourceShard], version: Version, vae: LoadedVae, config: En
             from encode_pipeline.on_ray.driver import run_on_ray
         except ImportError as error:
             raise RequestError(f"engine=ray: {error}; install latent-clip-pipeline[ray], or use engine=local") from None
-        outcomes = run_on_ray(missing, version, config, progress.tell)
+        outcomes = run_on_ray(missing, version, config, progress)
     else:
         from encode_pipeline.run_local import run_local
 
-        outcomes = run_local(missing, version, vae, config, progress.tell)
+        outcomes = run_local(missing, version, vae, config, progress)
     for outcome in outcomes:
-        progress.add(outcome)
         if isinstance(outcome, ShardFailure):
-            source = outcome.source
-            version.record_failure(Failure(source.name, source.uri, outcome.error, outcome.attempts))
+            outcome = _record(outcome, version, progress)
+        progress.add(outcome)
+
+
+def _record(failure: ShardFailure, version: Version, progress: Progress) -> ShardFailure | ShardReport:
+    """Keeps in the store that a shard was given up on; unless somebody else has done it meanwhile."""
+    source = failure.source
+    try:
+        if version.is_done(source.name):
+            return ShardReport(version.commit(source.name), won=False)
+        version.record_failure(Failure(source.name, source.uri, failure.error, failure.attempts))
+    except Exception as error:  # the run goes on, and ends with this shard on its list
+        progress.event("unrecorded", f"{source.uri}: that it was given up on is not in the store: {error}")
+    return failure
