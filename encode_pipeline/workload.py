@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
-from encode_pipeline.attempt import Blame, FailedAttempt
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.listener import Listener
-from encode_pipeline.records import ShardFailure, ShardReport
+from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport
 
+SHARDS_IN_FLIGHT = 3
+"""What an encoder has at once: one shard gets ready, one is encoded, one is published."""
 LONGEST_PAUSE = 30.0
 """Seconds before a shard is tried again, at most; at first they are two."""
 OUTAGE = 4

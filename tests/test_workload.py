@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from encode_pipeline.attempt import Blame, FailedAttempt
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import ShardCommit, SourceShard
 from encode_pipeline.listener import Listener
-from encode_pipeline.records import ShardFailure, ShardReport
+from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport
 from encode_pipeline.workload import LONGEST_PAUSE, OUTAGE, PATIENCE, PROBE, Workload
 
 

@@ -14,11 +14,11 @@ import ray
 from ray._private.state import state as cluster_state
 
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encode_shard import SHARDS_IN_FLIGHT
 from encode_pipeline.latents import failpoints
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.listener import Listener
-from encode_pipeline.on_ray.actors import Post
+from encode_pipeline.on_ray.messages import Post
+from encode_pipeline.workload import SHARDS_IN_FLIGHT
 
 LOOK = 1.0
 """Seconds between two looks at the cluster."""
