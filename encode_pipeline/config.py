@@ -180,6 +180,15 @@ class StoreRequest(Settings):
     version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
 
 
+class VerifyRequest(StoreRequest):
+    deep: bool = Field(False, description="also look into every sample that is read: keys, latents, captions, records")
+    sample: PositiveInt | None = Field(
+        None, description="read so many shards only, drawn at random; of the others, commits and sizes of files"
+    )
+    seed: int = Field(0, description="of the random draw")
+    engine: Literal["local", "ray"] = Field("local", description="this process, or tasks on a Ray cluster")
+
+
 class PreviewRequest(StoreRequest):
     n: int = Field(16, ge=1, le=100, description="samples, drawn at random")
     keys: str | None = Field(None, description="show these samples instead; commas between their keys")
