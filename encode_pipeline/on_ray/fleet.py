@@ -203,9 +203,10 @@ class Fleet:
             self.encoders.append(Encoder(name, self._start(name)))
 
     def _room(self) -> int:
-        """Encoders that fit into the cluster as it is now."""
-        resources, share = ray.cluster_resources(), self._config.gpus_per_actor
-        return int(resources.get("GPU", 0) / share) if share else int(resources.get("CPU", 0))
+        """Encoders that fit into the cluster as it is now, machine by machine."""
+        what, share = ("GPU", self._config.gpus_per_actor) if self._config.gpus_per_actor else ("CPU", self._cpus)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(int(resources.get(what, 0) / share + 1e-9) for resources in machines)
 
     def _start(self, name: str) -> Any:
         # Two calls more than it has shards, so that it always has an ear for questions.
