@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encode_shard import encode_shard
@@ -15,32 +13,8 @@ from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
 from encode_pipeline.read import TarError
-from encode_pipeline.records import ShardReport
+from encode_pipeline.records import Blame, CalledBack, FailedAttempt, ShardReport, describe_error
 from encode_pipeline.sources import SourceChanged
-
-
-class CalledBack(Exception):
-    """The engine wants the shard back, unfinished: its machine is about to go away."""
-
-
-class Blame(StrEnum):
-    """What a failed try is laid at the door of, and so whether it counts."""
-
-    TAR = "tar"
-    """What was read is bad. The same twice is no accident of the way here."""
-    CHANCE = "chance"
-    """A server, a network, a machine: another try may be luckier."""
-    NO_ROOM = "no_room"
-    """Nothing can be written here any more: no fault of the shard's."""
-    CALLED_BACK = "called_back"
-
-
-@dataclass(frozen=True)
-class FailedAttempt:
-    """A try that ended without a commit."""
-
-    error: str
-    blame: Blame
 
 
 def attempt_shard(
@@ -72,8 +46,3 @@ def blame_for(error: Exception) -> Blame:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return Blame.NO_ROOM
     return Blame.CHANCE
-
-
-def describe_error(error: BaseException) -> str:
-    """An error as the one line that reports keep."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

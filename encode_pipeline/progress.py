@@ -17,7 +17,7 @@ from encode_pipeline.listener import Listener
 from encode_pipeline.records import ShardFailure, ShardReport
 
 TICK = 10.0
-"""Seconds between lines while no shard is finished."""
+"""Seconds without a word on where the run stands, after which it is said again."""
 WINDOW = 60.0
 """Seconds that the rate is taken over."""
 
@@ -135,7 +135,8 @@ class Progress(Listener):
             self.lost_races += not outcome.won
         commit = outcome.commit
         facts = {"shard": commit.shard, "read": commit.read, "encoded": commit.encoded, "rejected": commit.rejected}
-        self._say(self._line(), "shard", {**facts, "rescued": commit.rescued, "seconds": commit.made_by["seconds"]})
+        facts |= {"rescued": commit.rescued, "seconds": commit.made_by["seconds"], "encoders": self._encoders}
+        self._say(self._line(), "shard", facts)
 
     def summary(self) -> dict[str, Any]:
         latents, hours = self.tally.encoded * self.tally.views, self.gpu_hours
@@ -181,6 +182,7 @@ class Progress(Listener):
     def _line(self) -> str:
         rate, hours = self._rate(), self.gpu_hours
         with self._lock:
+            self._spoke = time.monotonic()
             return self._line_of(self.tally, rate, hours)
 
     def _line_of(self, tally: Tally, rate: float, gpu_hours: float) -> str:
@@ -200,7 +202,6 @@ class Progress(Listener):
 
     def _say(self, text: str | None, event: str, facts: Mapping[str, Any]) -> None:
         if text is not None:
-            self._spoke = time.monotonic()
             print(text, file=self._out, flush=True)
         if self._log is not None:
             self._log.write(event, facts)

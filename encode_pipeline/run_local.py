@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from encode_pipeline.allocator import settle_allocator
-from encode_pipeline.attempt import Blame, FailedAttempt, attempt_shard
+from encode_pipeline.attempt import attempt_shard
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encode_shard import SHARDS_IN_FLIGHT
 from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.store import Version
 from encode_pipeline.listener import NOBODY, Listener
-from encode_pipeline.records import ShardFailure, ShardReport
+from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport
 from encode_pipeline.vae import LoadedVae
-from encode_pipeline.workload import Workload
+from encode_pipeline.workload import SHARDS_IN_FLIGHT, Workload
 
 
 def run_local(

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
-from encode_pipeline.attempt import Blame, FailedAttempt
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.listener import Listener
-from encode_pipeline.records import ShardFailure, ShardReport
+from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport
 
+SHARDS_IN_FLIGHT = 3
+"""What an encoder has at once: one shard gets ready, one is encoded, one is published."""
 LONGEST_PAUSE = 30.0
 """Seconds before a shard is tried again, at most; at first they are two."""
 OUTAGE = 4
@@ -73,12 +74,12 @@ class Workload:
     def take(self) -> SourceShard | None:
         """The next shard to try, if there is one now."""
         now = self._clock()
-        if self.is_outage:
-            if now < self._next_probe:
-                return None
-            self._next_probe = now + PROBE
         source = None
-        if self._later and self._later[0][0] <= now:
+        if self.is_outage and self._fresh:  # one that never failed tells most
+            if now >= self._next_probe:
+                self._next_probe = now + PROBE
+                source = self._fresh.popleft()
+        elif self._later and self._later[0][0] <= now:
             source = heapq.heappop(self._later)[2]
         elif self._fresh:
             source = self._fresh.popleft()
@@ -97,10 +98,10 @@ class Workload:
 
     def pause(self) -> float | None:
         """Seconds until there may be a shard to take; None if only what is under way can bring one."""
-        times = [self._next_probe] if self._outage_since is not None and self.waiting else []
-        times += [self._later[0][0]] if self._later and not times else []
-        times += [self._clock()] if self._fresh and not times else []
-        return max(0.0, min(times) - self._clock()) if times else None
+        now = self._clock()
+        if self._fresh:
+            return max(0.0, self._next_probe - now) if self.is_outage else 0.0
+        return max(0.0, self._later[0][0] - now) if self._later else None
 
     def settle(self, source: SourceShard, outcome: ShardReport | FailedAttempt) -> ShardReport | ShardFailure | None:
         """What a try means for its shard: done, given up on, or to be tried again."""
@@ -110,27 +111,28 @@ class Workload:
         if outcome.blame in (Blame.CALLED_BACK, Blame.NO_ROOM):
             self.give_back(source)
             return None
+        self.under_way -= 1
+        first = source.name not in self._histories
         history = self._histories.setdefault(source.name, _History())
-        if outcome.blame is Blame.CHANCE and self._in_outage(history):
-            self.under_way -= 1
-            self._fresh.append(source)
-            if not history.attempts:
-                del self._histories[source.name]
-            return None
-        repeated = outcome.blame is Blame.TAR and history.last_error == outcome.error
+        repeated = history.last_error == outcome.error
         history.last_error = outcome.error
-        again = 0.0 if outcome.blame is Blame.TAR else min(LONGEST_PAUSE, 2.0 ** (history.attempts + 1))
-        return self._failed(source, history, outcome.error, repeated, again)
+        if outcome.blame is Blame.TAR:
+            return self._count(source, history, outcome.error, hopeless=repeated, pause=0.0)
+        pause = min(LONGEST_PAUSE, 2.0 ** (history.attempts + 1))
+        if self._nothing_succeeds(first):
+            self._put_back(source, history, pause)
+            return None
+        return self._count(source, history, outcome.error, hopeless=False, pause=pause)
 
     def lost(self, source: SourceShard, error: str) -> ShardFailure | None:
         """Its process died. Nobody knows whose fault that was, unless the shard was alone there."""
         self._listener.event("retry", None, shard=source.name, blame="lost", error=error)
+        self.under_way -= 1
         history = self._histories.setdefault(source.name, _History())
         if history.suspect:
-            return self._failed(source, history, error, False, 0.0)
+            return self._count(source, history, error, hopeless=False, pause=0.0)
         history.suspect = True
-        self.under_way -= 1
-        self._suspects.append(source)
+        self._put_back(source, history, 0.0)
         return None
 
     def give_back(self, source: SourceShard) -> None:
@@ -149,30 +151,33 @@ class Workload:
             self._fresh.rotate(-int(0.618 * len(self._fresh)))
         return report
 
-    def _failed(
-        self, source: SourceShard, history: _History, error: str, hopeless: bool, again: float
+    def _count(
+        self, source: SourceShard, history: _History, error: str, *, hopeless: bool, pause: float
     ) -> ShardFailure | None:
-        self.under_way -= 1
+        """A try that counts: it may have been the last one."""
         history.attempts += 1
         if hopeless or history.attempts >= self._max_attempts:
             del self._histories[source.name]
             return ShardFailure(source, error, history.attempts)
+        self._put_back(source, history, pause)
+        return None
+
+    def _put_back(self, source: SourceShard, history: _History, pause: float) -> None:
         if history.suspect:
             self._suspects.append(source)
         else:
-            heapq.heappush(self._later, (self._clock() + again, next(self._serial), source))
-        return None
+            heapq.heappush(self._later, (self._clock() + pause, next(self._serial), source))
 
-    def _in_outage(self, history: _History) -> bool:
-        """Whether nothing succeeds any more. While nothing is left that was never tried, nobody can tell."""
+    def _nothing_succeeds(self, first: bool) -> bool:
+        """Whether this failed try is part of an outage. When every shard has failed before, nobody can tell."""
         now = self._clock()
-        if self._outage_since is None:
-            self._first_failures += not history.attempts
-            if self._first_failures < OUTAGE or not self._fresh:
-                return False
+        self._first_failures += first
+        if not self._fresh:
+            self._outage_since = None
+        elif self._outage_since is None and self._first_failures >= OUTAGE:
             self._outage_since, self._next_probe = now, now + PROBE
             text = f"nothing succeeds any more: one shard is tried every {PROBE:g} seconds until one does"
             self._listener.event("outage", text, over=False)
-        if now - self._outage_since > PATIENCE:
+        if self._outage_since is not None and now - self._outage_since > PATIENCE:
             raise CheckFailed(f"nothing has succeeded for {PATIENCE / 60:g} minutes; run the same command again later")
-        return True
+        return self.is_outage

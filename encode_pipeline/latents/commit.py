@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from pydantic import ConfigDict, ValidationError
 
 from encode_pipeline.latents.command import Settings
@@ -200,14 +199,6 @@ class ShardBuild:
 def attempt_folder(shard: str, attempt: str) -> str:
     """Where an attempt at a shard keeps its files, relative to the version."""
     return f"data/{shard}/{attempt}"
-
-
-def all_finite(shard: LatentShard) -> str | None:
-    """The key of the first latent that is not finite, or None."""
-    for index, key in enumerate(shard.keys):
-        if not np.isfinite(shard.latent(index)).all():
-            return key
-    return None
 
 
 def _sha256(path: Path) -> str:

@@ -7,44 +7,26 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
-import torch
 
-from encode_pipeline.allocator import settle_allocator
-from encode_pipeline.attempt import CalledBack, FailedAttempt, attempt_shard
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.store import Store, Version
+from encode_pipeline.on_ray.messages import Answer, Post
 from encode_pipeline.on_ray.metrics import ActorMetrics
-from encode_pipeline.records import ShardReport
-from encode_pipeline.vae import load_vae
+from encode_pipeline.records import CalledBack, ShardReport
 
-LAST_MOMENT = 0.1
-"""Part of the time before a machine goes away that is left for giving shards back; at least a second."""
+# What is heavy is imported where it is used: the driver imports this file too, and it stands on a small machine.
+if TYPE_CHECKING:
+    from encode_pipeline.encoder import LatentEncoder
 
 GPU_DRIVER = Path("/dev/nvidiactl")
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """Where an encoder has come up."""
-
-    node: str
-    process: int
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of a try, and how many latents this process has made so far."""
-
-    outcome: ShardReport | FailedAttempt
-    latents: int
+LAST_MOMENT = 0.1
+"""Part of the time before a machine goes away that is left for giving shards back; at least a second."""
 
 
 class VaeActor:
@@ -54,7 +36,7 @@ class VaeActor:
         cpus = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
         if config.gpus_per_actor == 0:  # the cores that Ray gave it; beside a GPU nothing else needs them
             config = config.model_copy(update={"threads": config.threads or cpus})
-        torch.set_num_threads(cpus)
+        self._cpus = cpus
         self._config, self._fingerprint = config, fingerprint
         self._loading, self._counting = threading.Lock(), threading.Lock()
         self._loaded: tuple[LatentEncoder, Version] | None = None
@@ -69,6 +51,8 @@ class VaeActor:
         return Post(ray.get_runtime_context().get_node_id(), os.getpid(), encoder.device.type)
 
     def encode(self, source: SourceShard) -> Answer:
+        from encode_pipeline.attempt import attempt_shard
+
         encoder, version = self._load()
         began = time.monotonic()
         outcome = attempt_shard(source, version, encoder, self._config, partial(self._made, began))
@@ -88,9 +72,16 @@ class VaeActor:
         self._last_moment = time.monotonic() + seconds - max(1.0, LAST_MOMENT * seconds)
 
     def _load(self) -> tuple[LatentEncoder, Version]:
+        import torch
+
+        from encode_pipeline.allocator import settle_allocator
+        from encode_pipeline.encoder import LatentEncoder
+        from encode_pipeline.vae import load_vae
+
         with self._loading:
             if self._loaded is None:
                 settle_allocator()
+                torch.set_num_threads(self._cpus)
                 config = self._config
                 if config.gpus_per_actor and GPU_DRIVER.exists() and not torch.cuda.is_available():
                     raise RuntimeError(f"{socket.gethostname()}: this machine has a GPU that torch cannot use")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,9 @@ def joined() -> Iterator[bool]:
         return
     # Without an address Ray would join, or wait for, whatever another program has left on this machine.
     where = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level="ERROR", **where)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the program at once
     try:
         yield bool(where)
     finally:

@@ -8,18 +8,18 @@ from collections.abc import Iterable, Iterator
 import ray
 from ray.exceptions import RayTaskError
 
-from encode_pipeline.attempt import Blame, FailedAttempt, describe_error
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
 from encode_pipeline.listener import Listener
-from encode_pipeline.on_ray.actors import Answer, VaeActor
+from encode_pipeline.on_ray.actors import VaeActor
 from encode_pipeline.on_ray.cluster import joined
 from encode_pipeline.on_ray.fleet import LONGEST_REST, RESTART_PAUSE, Call, Encoder, Fleet
+from encode_pipeline.on_ray.messages import Answer
 from encode_pipeline.on_ray.metrics import FleetMetrics
-from encode_pipeline.records import ShardFailure, ShardReport
+from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport, describe_error
 from encode_pipeline.workload import Workload
 
 PAUSE = 0.5

@@ -14,11 +14,11 @@ import ray
 from ray._private.state import state as cluster_state
 
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encode_shard import SHARDS_IN_FLIGHT
 from encode_pipeline.latents import failpoints
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.listener import Listener
-from encode_pipeline.on_ray.actors import Post
+from encode_pipeline.on_ray.messages import Post
+from encode_pipeline.workload import SHARDS_IN_FLIGHT
 
 LOOK = 1.0
 """Seconds between two looks at the cluster."""
@@ -203,9 +203,10 @@ class Fleet:
             self.encoders.append(Encoder(name, self._start(name)))
 
     def _room(self) -> int:
-        """Encoders that fit into the cluster as it is now."""
-        resources, share = ray.cluster_resources(), self._config.gpus_per_actor
-        return int(resources.get("GPU", 0) / share) if share else int(resources.get("CPU", 0))
+        """Encoders that fit into the cluster as it is now, machine by machine."""
+        what, share = ("GPU", self._config.gpus_per_actor) if self._config.gpus_per_actor else ("CPU", self._cpus)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(int(resources.get(what, 0) / share + 1e-9) for resources in machines)
 
     def _start(self, name: str) -> Any:
         # Two calls more than it has shards, so that it always has an ear for questions.
