@@ -82,14 +82,19 @@ class Machines:
 
     def kill(self, node: Node) -> None:
         """What a power cut does."""
-        for process in _processes(node):
+        for process in self.processes(node):
             _signal(process, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
 
     def freeze(self, node: Node) -> None:
         """Stops the machine in the middle of whatever it does; nobody is told."""
-        for process in _processes(node):
+        for process in self.processes(node):
             _signal(process, signal.SIGSTOP)
+
+    def thaw(self, node: Node) -> None:
+        """Lets a frozen machine go on."""
+        for process in self.processes(node):
+            _signal(process, signal.SIGCONT)
 
     def drain(self, node: Node, seconds: float) -> float:
         """Says, as a cloud does of a spot machine, that it will be taken away; returns when, by `time.time()`."""
@@ -99,9 +104,20 @@ class Machines:
         assert accepted, why
         return deadline
 
+    def processes(self, node: Node) -> list[int]:
+        """The raylet of a machine and everything that it has started."""
+        children: dict[int, list[int]] = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                children.setdefault(int(stat.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(stat.parent.name))
+        found = [node.all_processes["raylet"][0].process.pid]
+        for process in found:
+            found += children.get(process, [])
+        return found
+
     def of(self, process: int) -> Node:
         """The machine that a process runs on."""
-        return next(node for node in self._cluster.worker_nodes if process in _processes(node))
+        return next(node for node in self._cluster.worker_nodes if process in self.processes(node))
 
     def clear(self) -> None:
         """Takes all of them away, and waits until Ray knows."""
@@ -126,7 +142,7 @@ def machines() -> Iterator[Machines]:
 
 
 def thaw(process: int) -> None:
-    """Lets a frozen process go on, alone."""
+    """Lets one process of a frozen machine go on, alone."""
     _signal(process, signal.SIGCONT)
 
 
@@ -136,18 +152,6 @@ def is_alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
-
-
-def _processes(node: Node) -> list[int]:
-    """The raylet of a machine and everything that it has started."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            children.setdefault(int(stat.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(stat.parent.name))
-    found = [node.all_processes["raylet"][0].process.pid]
-    for process in found:
-        found += children.get(process, [])
-    return found
 
 
 def _signal(process: int, number: int) -> None:
