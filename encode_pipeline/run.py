@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ def load(config: EncodeConfig) -> tuple[LoadedVae, LatentSpec]:
 
 def spec_by_child(config: EncodeConfig) -> LatentSpec:
     """What the latents will mean, found out by another process: a driver of weeks need not hold torch and a VAE."""
+    if "torch" in sys.modules:  # nothing to be saved any more
+        return _load_spec(config)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
         return child.submit(_load_spec, config).result()
 

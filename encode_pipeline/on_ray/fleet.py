@@ -176,9 +176,12 @@ class Fleet:
 
     def call_back(self, seconds: float) -> None:
         """Has every encoder give back its shards, and waits so long for it."""
-        for encoder in self.encoders:
-            if encoder.up and encoder.shards:
-                encoder.handle.wind_down.remote(0.0)
+        busy = [encoder for encoder in self.encoders if encoder.up and encoder.shards]
+        for encoder in busy:
+            encoder.handle.wind_down.remote(0.0)
+        if busy:
+            text = f"ending: {sum(len(encoder.shards) for encoder in busy)} shards under way are given back"
+            self._listener.event("called back", text)
         until = time.monotonic() + seconds
         while any(e.up and e.shards for e in self.encoders) and time.monotonic() < until:
             for answered in self.answers(0.1):
