@@ -37,7 +37,7 @@ class Fault:
     method: str = "*"
     """GET, HEAD, PUT, POST, DELETE, or LIST for a listing, which is no GET here."""
     key: str = "*"
-    """A pattern for the object's key, without the bucket; for that of LIST, the prefix."""
+    """A pattern for the object's key, without the bucket; for that of LIST, the prefix; POST adds `?` and the query."""
     times: int | None = 1
     """How often at most; None is for ever."""
     chance: float = 1.0
@@ -87,13 +87,12 @@ def request_of(method: str, path: str, headers: Mapping[str, str]) -> Request:
     _bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
     if method == "GET" and not key:
         return Request("LIST", parse_qs(parts.query).get("prefix", [""])[0], headers)
-    return Request(method, key, headers)
+    return Request(method, f"{key}?{parts.query}" if method == "POST" else key, headers)
 
 
 def error_answer(do: str, request: Request) -> Answer:
     status, code, message = ERRORS[do]
-    condition = "<Condition>If-None-Match</Condition>" if status == 412 else ""
-    text = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message>{condition}</Error>'.encode()
+    text = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'.encode()
     return Answer(status, [("Content-Type", "application/xml")], text, 0 if request.method == "HEAD" else len(text))
 
 
