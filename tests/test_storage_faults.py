@@ -149,7 +149,11 @@ def test_listings_come_in_pages_and_again_if_they_break_off(storage: Storage, fa
     rules = [faulty.s3.add(do, method="LIST", times=1) for do in ("503", "cut", "reset")]
     assert list(storage.names("commits")) == [f"{number:04d}.json" for number in range(1003)]
     assert [rule.met for rule in rules] == [1, 1, 1]
-    assert list(storage.names("nothing")) == []
+    cuts = [f"{number:04d}.json" for number in range(0, 1200, 100)]
+    rules = [faulty.s3.add(do, method="LIST", times=1) for do in ("503", "cut", "reset")]
+    assert list(storage.names("commits", cuts)) == [f"{number:04d}.json" for number in range(1003)]
+    assert [rule.met for rule in rules] == [1, 1, 1]
+    assert list(storage.names("nothing")) == list(storage.names("nothing", cuts)) == []
 
 
 # --- a shard is published -------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ BLOCK_BYTES = 16 << 20
 """Of an object, asked for at once."""
 REFUSAL_PAUSES = (0.1, 0.5, 2.0)
 """Seconds before an object is created once more that the server refused, as if it were there, though it is not."""
+LISTING_THREADS = 16
 _memory_lock = threading.Lock()
 
 
@@ -77,13 +80,18 @@ class Storage:
             found = sorted((name, int(info["size"] or 0)) for name, info in infos.items())
         return {name.removeprefix(prefix): size for name, size in found if unfinished or not disk.is_unfinished(name)}
 
-    def names(self, folder: str) -> Iterator[str]:
-        """The names of the objects directly in a folder, of which there may be very many."""
+    def names(self, folder: str, cuts: Sequence[str] = ()) -> Iterator[str]:
+        """The names of the objects directly in a folder, of which there may be very many.
+
+        `cuts` are names, in order: what lies between two of them is listed beside what lies between others.
+        """
         full = self._full(folder)
         if self.is_local:
             yield from disk.names_in(Path(full))
         elif self.protocol == "s3":
-            yield from self._s3_names(folder)
+            with ThreadPoolExecutor(LISTING_THREADS) as pool:
+                parts = pool.map(lambda ends: list(self._s3_names(folder, *ends)), pairwise(["", *cuts, None]))
+                yield from chain.from_iterable(parts)
         else:
             with self._told_plainly(folder):
                 found = self.fs.find(full, maxdepth=1)
@@ -192,14 +200,18 @@ class Storage:
             if not self.exists(path):
                 raise StorageError(f"{self.url(path)}: the server lost it on its way") from None
 
-    def _s3_names(self, folder: str) -> Iterator[str]:
+    def _s3_names(self, folder: str, after: str | None, last: str | None) -> Iterator[str]:
         """A page of a thousand at a time: fsspec would keep a kilobyte for each until the last has come."""
         bucket, key, _ = self.fs.split_path(self._full(folder))
-        question = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/"}
+        question = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", "StartAfter": f"{key}/{after}"}
         while True:
             with self._told_plainly(folder):
                 page = self.fs.call_s3("list_objects_v2", **question)
-            yield from (item["Key"].rpartition("/")[2] for item in page.get("Contents", ()))
+            for item in page.get("Contents", ()):
+                name = item["Key"].rpartition("/")[2]
+                if last is not None and name > last:
+                    return
+                yield name
             if not page["IsTruncated"]:
                 return
             question["ContinuationToken"] = page["NextContinuationToken"]
