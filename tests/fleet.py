@@ -109,7 +109,9 @@ class Machines:
         children: dict[int, list[int]] = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                children.setdefault(int(stat.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(stat.parent.name))
+                children.setdefault(int(stat.read_text().rsplit(")", 1)[1].split()[1]), []).append(
+                    int(stat.parent.name)
+                )
         found = [node.all_processes["raylet"][0].process.pid]
         for process in found:
             found += children.get(process, [])

@@ -28,11 +28,19 @@ from encode_pipeline.latents.disk import is_unfinished, place_of
 from encode_pipeline.latents.failpoints import failpoint
 from encode_pipeline.latents.spec import LatentSpec, canonical_json, digest
 from encode_pipeline.latents.storage import Storage, StorageError
-from encode_pipeline.latents.tables import MANIFEST_SCHEMA, plan_table, read_plan, read_table, to_parquet
+from encode_pipeline.latents.tables import (
+    MANIFEST_SCHEMA,
+    manifest_table,
+    plan_table,
+    read_plan,
+    read_table,
+    to_parquet,
+)
 
 MANIFEST = "manifest.parquet"
 SHARD_LIST = "shards.txt"
 READ_THREADS = 32
+COMMITS_AT_ONCE = 1024
 LISTED_AT_ONCE = 4000
 
 
@@ -106,7 +114,8 @@ class Version:
         """The commits of some shards, or of all, in order of name; a damaged one is an error."""
         names = sorted(self.done() if shards is None else shards)
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            yield from pool.map(self.commit, names)
+            for start in range(0, len(names), COMMITS_AT_ONCE):  # a pool would read them all and keep what nobody took
+                yield from pool.map(self.commit, names[start : start + COMMITS_AT_ONCE])
 
     def publish(self, commit: ShardCommit, files: Mapping[str, Path]) -> bool:
         """Publishes a finished shard and commits it. False if another attempt had committed before.
@@ -193,15 +202,10 @@ class Version:
                 f"{self.storage.url()}: {len(missing)} planned shards have no commit ({names}); "
                 "run again, or seal with accept_failed=true or accept_missing=true"
             )
-        rows = [
-            {**payload.model_dump(), "shard": commit.shard, "source": commit.source.uri}
-            for commit in self.commits(done)
-            for payload in commit.views
-        ]
-        if not rows:
+        table = manifest_table(self.commits(done))
+        if not table.num_rows:
             raise CheckFailed(f"{self.storage.url()}: nothing to seal: no committed shard holds a latent")
         about = {"fingerprint": self.fingerprint, "shards": sorted(done), "left_out": sorted(undone)}
-        table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
         self.storage.create(MANIFEST, to_parquet(table.replace_schema_metadata({"latents": canonical_json(about)})))
 
     def addresses(self) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from encode_pipeline.latents.commit import SourceShard
+from encode_pipeline.latents.commit import ShardCommit, SourceShard
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.latents.storage import Storage, StorageError
 
@@ -29,6 +30,22 @@ PLAN_SCHEMA = pa.schema(
 )
 HASHED_PLAN_SCHEMA = PLAN_SCHEMA.append(pa.field("sha256", pa.string()))
 """Of a plan in which the hash of some source shard is known."""
+
+
+COMMITS_AT_ONCE = 1024
+
+
+def manifest_table(commits: Iterator[ShardCommit]) -> pa.Table:
+    """A row for every latent tar of some commits, which are a million at full size and never all in memory."""
+    batches = []
+    while some := list(islice(commits, COMMITS_AT_ONCE)):
+        rows = [
+            {**payload.model_dump(), "shard": commit.shard, "source": commit.source.uri}
+            for commit in some
+            for payload in commit.views
+        ]
+        batches.append(pa.RecordBatch.from_pylist(rows, schema=MANIFEST_SCHEMA))
+    return pa.Table.from_batches(batches, schema=MANIFEST_SCHEMA).combine_chunks()
 
 
 def plan_table(sources: Iterable[SourceShard]) -> tuple[str, bytes]:
