@@ -109,7 +109,9 @@ class Machines:
         children: dict[int, list[int]] = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                children.setdefault(int(stat.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(stat.parent.name))
+                children.setdefault(int(stat.read_text().rsplit(")", 1)[1].split()[1]), []).append(
+                    int(stat.parent.name)
+                )
         found = [node.all_processes["raylet"][0].process.pid]
         for process in found:
             found += children.get(process, [])
@@ -271,7 +273,7 @@ class Run:
 
 
 class Command:
-    """A run as a person starts it: a process of its own."""
+    """A run as a person starts it: a process of its own, on the cluster at an address or, without one, on its own."""
 
     def __init__(self, config: EncodeConfig, address: str, folder: Path) -> None:
         folder.mkdir()
@@ -281,7 +283,13 @@ class Command:
         environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                words, stdout=out, stderr=err, cwd=ROOT, env=environment, preexec_fn=_hear_interrupts
+                words,
+                stdout=out,
+                stderr=err,
+                cwd=ROOT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
 
     @property
