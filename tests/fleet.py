@@ -273,7 +273,7 @@ class Run:
 
 
 class Command:
-    """A run as a person starts it: a process of its own."""
+    """A run as a person starts it: a process of its own, on the cluster at an address or, without one, on its own."""
 
     def __init__(self, config: EncodeConfig, address: str, folder: Path) -> None:
         folder.mkdir()
@@ -283,7 +283,13 @@ class Command:
         environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                words, stdout=out, stderr=err, cwd=ROOT, env=environment, preexec_fn=_hear_interrupts
+                words,
+                stdout=out,
+                stderr=err,
+                cwd=ROOT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
 
     @property
