@@ -23,7 +23,7 @@ from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store
 from encode_pipeline.latents.verify import Engine, Verdict, verify
-from encode_pipeline.progress import clock_text
+from encode_pipeline.progress import clock_text, cost_text
 
 
 def run_plan(config: EncodeConfig) -> Mapping[str, Any]:
@@ -194,6 +194,10 @@ def show_run(result: Mapping[str, Any]) -> str:
         + "".join(f"; {count} {reason}" for reason, count in result["rejected"].items()),
         f"{result['latents_per_second']} latents/s over {result['seconds']} s",
     ]
+    if "cost" in result:
+        lines.append(cost_text(result["cost"]))
+    elif "gpu_hours" in result:
+        lines.append(f"{result['gpu_hours']:.2f} GPU-hours")
     lines += [f"given up: {failure['source']}: {failure['error']}" for failure in result["failures"]]
     return "\n".join(lines)
 

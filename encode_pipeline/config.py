@@ -52,8 +52,15 @@ class EncodeConfig(Settings):
     limit: PositiveInt | None = Field(None, description="encode only the first so many tars")
 
     engine: Literal["local", "ray"] = Field("local", description="this process, or actors on a Ray cluster")
-    actors: PositiveInt | None = Field(None, description="Ray actors; by default one for every GPU of the cluster")
+    actors: PositiveInt | None = Field(
+        None,
+        description="Ray actors; by default as many as the cluster has GPUs for, now and later. "
+        "On a cluster that grows when asked, say how many",
+    )
     gpus_per_actor: float = Field(1.0, ge=0, description="share of a GPU that an actor holds; 0 runs on CPUs")
+    gpu_hour_price: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="dollars for an hour of one GPU; a run then says what latents cost"
+    )
     batch_size: PositiveInt = Field(16, description="views encoded at once")
     kernels: Literal["auto", "fused", "compiled", "plain"] = Field(
         "auto",

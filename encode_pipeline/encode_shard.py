@@ -3,7 +3,7 @@
     read ─▶ decode + augment ─▶ encode ─▶ write ─▶ check ─▶ publish ─▶ commit
     a thread   threads          this one   a thread  └── while the next shard is encoded ──┘
 
-Engines have `SHARDS_IN_FLIGHT` shards under way at once: one gets ready, one is encoded, one is published. The
+Engines have a few shards under way at once: one gets ready, one is encoded, one is published. The
 encoder's turn decides which is which, so the device goes from one shard to the next without a pause, and a shard whose
 bytes do not come holds nobody up.
 """
@@ -36,7 +36,6 @@ from encode_pipeline.records import Reason, Rejected, Sample, ShardReport, Viewe
 from encode_pipeline.sources import open_source
 from encode_pipeline.stages import Behind, Stopwatch, WorkAhead
 
-SHARDS_IN_FLIGHT = 3
 BATCHES_IN_FLIGHT = 2
 COMPRESSED_BYTES = 256 << 20
 """Of samples read ahead and not yet decoded."""

@@ -13,10 +13,11 @@ from typing import Any, TextIO
 
 from encode_pipeline.latents.status import Tally, moment
 from encode_pipeline.latents.storage import Storage
+from encode_pipeline.listener import Listener
 from encode_pipeline.records import ShardFailure, ShardReport
 
 TICK = 10.0
-"""Seconds between lines while no shard is finished."""
+"""Seconds without a word on where the run stands, after which it is said again."""
 WINDOW = 60.0
 """Seconds that the rate is taken over."""
 
@@ -60,15 +61,29 @@ class RunLog:
         self._since = time.monotonic()
 
 
-class Progress:
-    """Collects what engines report, and tells a person and the log about it."""
+class Progress(Listener):
+    """Collects what engines report, and tells a person and the log about it.
 
-    def __init__(self, shards: int, views: int, log: RunLog | None = None, out: TextIO | None = None) -> None:
+    `gpus` is what each encoder holds of a GPU, none on CPUs; with a price it becomes what the latents cost.
+    """
+
+    def __init__(
+        self,
+        shards: int,
+        views: int,
+        log: RunLog | None = None,
+        out: TextIO | None = None,
+        gpus: float = 0.0,
+        gpu_hour_price: float | None = None,
+    ) -> None:
         self.shards, self.tally = shards, Tally(views)
         self.lost_races = 0
         self.failures: list[ShardFailure] = []
         self._log, self._out = log, out or sys.stderr
         self._started = self._spoke = time.monotonic()
+        self._gpus, self._price = gpus, gpu_hour_price
+        self._encoders, self._most_encoders = 0, 0
+        self._encoders_since, self._encoder_seconds = self._started, 0.0
         self._latents = 0
         self._recent = deque([(self._started, 0)])
         self._lock = threading.Lock()
@@ -78,6 +93,25 @@ class Progress:
     @property
     def elapsed(self) -> float:
         return time.monotonic() - self._started
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours held so far, whether there was work or not: what is paid for."""
+        with self._lock:
+            seconds = self._encoder_seconds + self._encoders * (time.monotonic() - self._encoders_since)
+        return seconds * self._gpus / 3600
+
+    def live(self, encoders: int) -> None:
+        """Takes note of how many encoders are up from now on."""
+        with self._lock:
+            now = time.monotonic()
+            self._encoder_seconds += self._encoders * (now - self._encoders_since)
+            self._encoders, self._encoders_since = encoders, now
+            self._most_encoders = max(self._most_encoders, encoders)
+
+    def event(self, name: str, text: str | None, /, **facts: Any) -> None:
+        """Something that happened besides: a line for a person unless there is no text, and one for the log."""
+        self._say(text, name, facts)
 
     def tell(self, latents: int) -> None:
         """Counts latents as they are made, long before their shard is finished."""
@@ -101,14 +135,18 @@ class Progress:
             self.lost_races += not outcome.won
         commit = outcome.commit
         facts = {"shard": commit.shard, "read": commit.read, "encoded": commit.encoded, "rejected": commit.rejected}
-        self._say(self._line(), "shard", {**facts, "rescued": commit.rescued, "seconds": commit.made_by["seconds"]})
+        facts |= {"rescued": commit.rescued, "seconds": commit.made_by["seconds"], "encoders": self._encoders}
+        self._say(self._line(), "shard", facts)
 
     def summary(self) -> dict[str, Any]:
+        latents, hours = self.tally.encoded * self.tally.views, self.gpu_hours
         return {
             "shards": {"done": self.tally.done, "failed": len(self.failures), "done_by_others": self.lost_races},
             **self.tally.to_dict(),
             "seconds": round(self.elapsed, 2),
-            "latents_per_second": round(self.tally.encoded * self.tally.views / max(self.elapsed, 1e-9), 2),
+            "latents_per_second": round(latents / max(self.elapsed, 1e-9), 2),
+            **self._gpu_facts(),
+            **({"cost": cost(hours, self._price, latents)} if hours and self._price else {}),
             "failures": [{"source": f.source.uri, "error": f.error, "attempts": f.attempts} for f in self.failures],
         }
 
@@ -121,6 +159,7 @@ class Progress:
     ) -> None:
         self._over.set()
         self._ticker.join()
+        self.live(0)
         if self._log is not None:
             self._log.write("end" if kind is None else "broken off", self.summary())
             self._log.close()
@@ -128,7 +167,11 @@ class Progress:
     def _tick(self) -> None:
         while not self._over.wait(1.0):
             if time.monotonic() - self._spoke >= TICK:
-                self._say(self._line(), "progress", {"latents": self._latents, "latents_per_second": self._rate()})
+                facts = {"latents": self._latents, "latents_per_second": self._rate(), "encoders": self._encoders}
+                self._say(self._line(), "progress", facts | self._gpu_facts())
+
+    def _gpu_facts(self) -> dict[str, float]:
+        return {"gpu_hours": round(hours, 4)} if (hours := self.gpu_hours) else {}
 
     def _rate(self) -> float:
         """Latents a second of the last minute, those of unfinished shards included."""
@@ -137,28 +180,49 @@ class Progress:
         return round((latents - before) / max(time.monotonic() - then, 1e-9), 2)
 
     def _line(self) -> str:
-        rate = self._rate()
+        rate, hours = self._rate(), self.gpu_hours
         with self._lock:
-            return self._line_of(self.tally, rate)
+            self._spoke = time.monotonic()
+            return self._line_of(self.tally, rate, hours)
 
-    def _line_of(self, tally: Tally, rate: float) -> str:
+    def _line_of(self, tally: Tally, rate: float, gpu_hours: float) -> str:
         finished = tally.done + len(self.failures)
         left = tally.seconds_left(self.shards - finished, rate)
         parts = [
             f"shard {finished}/{self.shards}",
             f"{tally.encoded} encoded, {tally.rejected.total()} rejected{_most(tally.rejected)}",
-            f"{rate:.1f} latents/s",
+            f"{rate:.1f} latents/s" + (f" from {self._encoders} encoders" if self._most_encoders > 1 else ""),
             f"{clock_text(left)} left" if left is not None else f"{clock_text(self.elapsed)} so far",
         ]
+        if gpu_hours and self._price:
+            parts.append(cost_text(cost(gpu_hours, self._price, self._latents)))
         if share := tally.to_dict()["time_share"]:
             parts.append("time: " + ", ".join(f"{stage} {part:.0%}" for stage, part in list(share.items())[:3]))
         return "  ".join(parts)
 
-    def _say(self, text: str, event: str, facts: Mapping[str, Any]) -> None:
-        self._spoke = time.monotonic()
-        print(text, file=self._out, flush=True)
+    def _say(self, text: str | None, event: str, facts: Mapping[str, Any]) -> None:
+        if text is not None:
+            print(text, file=self._out, flush=True)
         if self._log is not None:
             self._log.write(event, facts)
+
+
+def cost(gpu_hours: float, price: float, latents: int) -> dict[str, Any]:
+    """What GPU-hours cost, in all and for a million latents; nobody knows the latter before there are any."""
+    total = gpu_hours * price
+    return {
+        "gpu_hours": round(gpu_hours, 4),
+        "price": price,
+        "total": round(total, 4),
+        "per_million_latents": round(total / latents * 1e6, 4) if latents else None,
+    }
+
+
+def cost_text(cost: Mapping[str, Any]) -> str:
+    """A cost as people read it: $3.12 per million latents (4.20 GPU-hours at $2.49)."""
+    each = cost["per_million_latents"]
+    dollars = f"${cost['total']:.2f} so far" if each is None else f"${each:.2f} per million latents"
+    return f"{dollars} ({cost['gpu_hours']:.2f} GPU-hours at ${cost['price']:g})"
 
 
 def clock_text(seconds: float) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pydantic import ValidationError
 
 from encode_pipeline.__main__ import VERBS, watch_status
 from encode_pipeline.config import StatusRequest
@@ -220,3 +222,117 @@ def test_the_log_keeps_every_line_in_files_of_their_own(tmp_path: Path, monkeypa
 def test_work_beside_the_encoder_is_no_part_of_its_time() -> None:
     assert time_share({"vae": 3.0, "decode": 1.0, "check": 100.0}) == {"vae": 0.75, "decode": 0.25}
     assert time_share({}) == {}
+
+
+class Clock:
+    """What `time.monotonic` says in a test, so that hours pass in no time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("encode_pipeline.progress.time.monotonic", lambda: self.now)
+
+    def pass_hours(self, hours: float) -> None:
+        self.now += 3600 * hours
+
+
+def test_gpu_hours_are_what_was_held_whether_there_was_work_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    progress = Progress(10, 4, out=io.StringIO(), gpus=0.5)
+    clock.pass_hours(2)  # waiting for the cluster: nothing is held
+    assert progress.gpu_hours == 0 and "gpu_hours" not in progress.summary()
+    progress.live(4)
+    clock.pass_hours(1)
+    progress.live(0)
+    clock.pass_hours(5)
+    progress.live(8)
+    clock.pass_hours(0.25)
+    assert progress.gpu_hours == pytest.approx(0.5 * (4 * 1 + 8 * 0.25))
+    assert progress.summary()["gpu_hours"] == 3.0 and "cost" not in progress.summary()
+
+
+def test_what_latents_cost_is_said_on_the_console_and_in_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, out = Clock(monkeypatch), io.StringIO()
+    progress = Progress(2, 4, out=out, gpus=1.0, gpu_hour_price=2.5)
+    progress.live(2)
+    clock.pass_hours(0.5)
+    assert progress.summary()["cost"] == {"gpu_hours": 1.0, "price": 2.5, "total": 2.5, "per_million_latents": None}
+    clock.pass_hours(0.5)
+    commit = finished(0, 3600, 100_000).model_copy(update={"made_by": {"seconds": {"vae": 3600.0}}})
+    progress.tell(400_000)
+    progress.add(ShardReport(commit, won=True))
+    assert "$12.50 per million latents (2.00 GPU-hours at $2.5)" in out.getvalue()
+    cost = progress.summary()["cost"]
+    assert cost == {"gpu_hours": 2.0, "price": 2.5, "total": 5.0, "per_million_latents": 12.5}
+
+
+def test_on_cpus_nothing_is_said_of_gpus(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(views=1, limit=1, gpu_hour_price=2.49)
+    words = [f"{key}={getattr(config, key)}" for key in ("vae", "store", "views", "limit", "image_size")]
+    words += [f"source={config.source[0]}", "gpu_hour_price=2.49"]
+    assert main("encode_pipeline", VERBS, ["run", *words]) == 0
+    said = capsys.readouterr()
+    events = logged(Store(config.store).version())
+    if torch.cuda.is_available():
+        assert "GPU-hours at $2.49" in said.out and events[-1]["cost"]["price"] == 2.49
+    else:
+        assert "GPU" not in said.out + said.err and "$" not in said.out + said.err
+        assert not {"gpu_hours", "cost"} & set(events[-1])
+
+
+def test_a_price_is_a_number_above_nothing_and_changes_no_version(configure: Configure) -> None:
+    for wrong in (0, -1, float("inf"), float("nan"), "cheap"):
+        with pytest.raises(ValidationError, match="gpu_hour_price"):
+            configure(gpu_hour_price=wrong)
+    stores = [configure(views=1, limit=1, gpu_hour_price=price) for price in (None, 2.49)]
+    assert run(stores[0])["fingerprint"] == run(stores[1])["fingerprint"]
+
+
+def test_show_run_prints_the_cost_or_else_the_hours(configure: Configure) -> None:
+    result = dict(run(configure(views=1, limit=1)))
+    show = VERBS["run"].show
+    assert show is not None and "GPU" not in show(result)
+    assert "4.20 GPU-hours" in show({**result, "gpu_hours": 4.2})
+    cost = {"gpu_hours": 4.2, "price": 2.49, "total": 10.458, "per_million_latents": 3.1234}
+    assert "$3.12 per million latents (4.20 GPU-hours at $2.49)" in show({**result, "gpu_hours": 4.2, "cost": cost})
+
+
+def test_several_encoders_are_counted_on_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    progress = Progress(9, 1, out=out)
+    report = ShardReport(finished(0, 1, 16).model_copy(update={"made_by": {"seconds": {}}}), won=True)
+    for encoders in (1, 3, 0):
+        progress.live(encoders)
+        progress.add(report)
+    alone, several, none = out.getvalue().splitlines()
+    assert "encoders" not in alone and "from 3 encoders" in several and "from 0 encoders" in none
+
+
+def test_progress_events_of_the_log_say_how_many_encoders_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encode_pipeline.progress.TICK", 0.0)
+    storage, spoken = Storage(tmp_path), threading.Event()
+
+    class Console(io.StringIO):
+        def flush(self) -> None:
+            spoken.set()
+
+    with Progress(5, 4, RunLog(storage, "runs/x"), Console()) as progress:
+        progress.live(3)
+        spoken.wait()
+    lines = [json.loads(line) for path in storage.files("runs/x") for line in storage.read(path).splitlines()]
+    assert lines[0]["event"] == "progress" and lines[0]["encoders"] == 3 and "gpu_hours" not in lines[0]
+
+
+def test_events_are_lines_for_a_person_and_for_the_log(tmp_path: Path) -> None:
+    storage, out = Storage(tmp_path), io.StringIO()
+    log = RunLog(storage, "runs/x")
+    progress = Progress(5, 4, log, out)
+    progress.event("encoder lost", "encoder 3 is gone: node died", encoder=3, why="node died")
+    progress.event("encoder up", None, encoder=4, name="vae-4", text="both may be facts, too")
+    log.close()
+    assert out.getvalue() == "encoder 3 is gone: node died\n"
+    (path,) = storage.files("runs/x")
+    lost, up = (json.loads(line) for line in storage.read(path).splitlines())
+    assert (lost["event"], lost["encoder"], lost["why"]) == ("encoder lost", 3, "node died")
+    assert (up["event"], up["encoder"], up["name"]) == ("encoder up", 4, "vae-4")
