@@ -24,6 +24,10 @@ from encode_pipeline.latents.store import MANIFEST, Store, Version
 from encode_pipeline.latents.verify import Problem, verify
 from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, member_header, npy_header
 from encode_pipeline.records import Reason
+from tests.faults import Do
+from tests.faulty_s3 import FaultyBucket, faulty, faulty_server
+
+__all__ = ["faulty", "faulty_server"]
 
 SHARDS, SAMPLES = 3, 5
 Members = list[tuple[str, bytes]]
@@ -235,6 +239,19 @@ def test_a_store_that_is_no_disk_is_copied_to_one(
     monkeypatch.setattr(Storage, "fetch", full)
     with pytest.raises(OSError, match="No space left"):  # nothing that the store is to blame for
         verify(version, deep=True)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("do", ["flip", "short", "cut", "503"])
+def test_what_goes_wrong_on_the_way_is_no_fault_of_the_store(
+    do: Do, deep: bool, spec: LatentSpec, tmp_path: Path, faulty: FaultyBucket
+) -> None:
+    version = small_store(f"{faulty.url}/store", spec, tmp_path / "scratch", shards=1)
+    rules = [faulty.s3.add(do, method="GET", key=key) for key in ("*/view1.tar", "*/commits/*.json")]
+    assert problems_of(version, deep=deep) == [] and [rule.met for rule in rules] == [1, 1]
+    lasting = faulty.s3.add("flip", method="GET", key="*/view1.tar", times=None)
+    (problem,) = problems_of(version, deep=deep)
+    assert "is not the committed" in problem.problem and problem.path.endswith("/view1.tar") and lasting.met > 1
 
 
 # --- the manifest -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from encode_pipeline.latents.command import REMOTE_LIBRARIES
+from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import Payload, ShardCommit, attempt_folder
 from encode_pipeline.latents.reader import LatentShard, ShardError
 from encode_pipeline.latents.spec import LatentSpec, SpecError, digest
@@ -106,7 +106,7 @@ def _check(
         commit = version.commit(errand.shard)
         problem = commit.problem() or _incomplete(commit, version.spec)
         there = {} if problem else storage.files(attempt_folder(commit.shard, commit.attempt))
-    except Exception as error:
+    except (StorageError, OSError) as error:
         problem = _fault_of(error, where)
     if problem:
         return Findings(errand.shard, problems=(Problem(where, problem),))
@@ -120,6 +120,8 @@ def _check(
                 if stopped.is_set():
                     break
                 fault = contents.payload_fault(payload)
+                if fault and not storage.is_local:  # the damage may have been on the way
+                    fault = contents.payload_fault(payload)
             read += payload.size
         if fault:
             problems.append(Problem(storage.url(payload.path), fault))
@@ -144,14 +146,11 @@ def _size_fault(payload: Payload, there: Mapping[str, int]) -> str | None:
     return None if size == payload.size else f"truncated or altered: {size} bytes, {payload.size} committed"
 
 
-def _fault_of(error: Exception, path: str) -> str:
-    """An error as what is wrong with a file. One that no file and no server is to blame for is raised again."""
+def _fault_of(error: CheckFailed | SpecError | OSError, path: str) -> str:
+    """An error as what is wrong with a file. That of a full scratch disk, which is nobody's fault, is raised again."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        raise error
-    known = isinstance(error, (StorageError, ShardError, SpecError, OSError))
-    if not known and type(error).__module__.split(".")[0] not in REMOTE_LIBRARIES:
         raise error
     return " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__
 
@@ -193,7 +192,7 @@ class _Contents:
                     fault = self._list_fault(payload, local)
                 else:
                     fault = self._tar_fault(payload, local, sound)
-        except Exception as error:
+        except (StorageError, OSError) as error:
             return _fault_of(error, storage.url(payload.path))
         if sound:
             return fault
