@@ -6,6 +6,7 @@ that all is done, and then every sample and byte of it is accounted for, as afte
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Soak:
         self.others: list[Command] = []
         self.events: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
+        self.in_peace = False
         self.began = time.monotonic()
 
     # --- what can go wrong ------------------------------------------------------------------
@@ -101,21 +103,23 @@ class Soak:
             self._in(self.chance.uniform(3, 15), self._replace)
         return f"{count} machines"
 
-    def driver_killed(self) -> str:
-        assert self.driver is not None
+    def driver_killed(self) -> str | None:
+        if self.driver is None:
+            return None
         self.driver.process.kill()
         return "SIGKILL"
 
-    def driver_told_to_end(self) -> str:
-        assert self.driver is not None
+    def driver_told_to_end(self) -> str | None:
+        if self.driver is None:
+            return None
         number = self.chance.choice((signal.SIGTERM, signal.SIGINT))
         self.driver.process.send_signal(number)
         return signal.Signals(number).name
 
     def second_driver(self) -> str | None:
-        if len(self.others) > 1 or not self.rounds_config:
+        if len(self.others) > 1:
             return None
-        self.others.append(self._command(self.rounds_config.model_copy(update={"engine": "local"})))
+        self.others.append(self._command(self.round.model_copy(update={"engine": "local"})))
         return "engine=local"
 
     def storm(self) -> str:
@@ -167,41 +171,45 @@ class Soak:
     def _peace(self) -> None:
         """Nothing goes wrong any more; what is under way must come to its end."""
         self._note("peace", "")
-        rounds = len(self.rounds)
+        self.in_peace = True
+        self.s3.clear()
+        os.environ.pop(ENVIRONMENT, None)
         until = time.monotonic() + LONGEST_ROUND
-        while len(self.rounds) == rounds:
+        while self.driver is not None:
             if time.monotonic() > until:
-                raise CheckFailed(f"round {rounds}: hangs: {self.driver.said if self.driver else ''}")
-            self._what_is_due(all_of_it=True)
+                raise CheckFailed(f"round {len(self.rounds)} hangs: {self.driver.said}")
+            self._what_is_due()
+            while len(self.nodes) < self.config.machines:
+                self._replace()
             self._look_at_driver()
             time.sleep(0.1)
 
     def _look_at_driver(self) -> None:
         """Starts the same command again, unless it says that all is done."""
-        assert self.driver is not None
-        if not self.driver.over:
+        if self.driver is None or not self.driver.over:
             return
         status = self.driver.process.returncode
         self._note("driver ended", str(status))
         if status not in (0, 1, 130, 143, -signal.SIGKILL):
             self._note("driver said", self.driver.said[-2000:])
-        if status == 0:
-            self._end_round()
+        if status != 0:
+            self.driver = self._command(self.round)
+            return
+        self._end_round()
+        self.driver = None
+        if not self.in_peace:
             self._start_round()
-        else:
-            assert self.rounds_config is not None
-            self.driver = self._command(self.rounds_config)
 
     def _start_round(self) -> None:
         number = len(self.rounds)
-        self.rounds_config: EncodeConfig | None = settings(
+        self.round = settings(
             self.folder,
             source=f"{self.bucket.url}/tars/*.tar",
             store=f"{self.bucket.url}/round-{number}",
             seed=number,
             max_attempts=5,
         )
-        self.driver = self._command(self.rounds_config)
+        self.driver = self._command(self.round)
 
     def _end_round(self) -> None:
         """The reckoning. The server answers as it should meanwhile, or nothing could be told."""
@@ -210,8 +218,8 @@ class Soak:
             other.process.wait()
         self.others.clear()
         self.s3.clear()
-        assert self.rounds_config is not None
-        version = reconcile(self.rounds_config)
+        with redirect_stderr(io.StringIO()):  # the undisturbed run that it compares with speaks too
+            version = reconcile(self.round)
         commits = list(version.commits())
         read, encoded = sum(commit.read for commit in commits), sum(commit.encoded for commit in commits)
         rejected: Counter[str] = Counter()
@@ -243,8 +251,8 @@ class Soak:
     def _in(self, seconds: float, what: Callable[[], None]) -> None:
         self.later.append((time.monotonic() + seconds, what))
 
-    def _what_is_due(self, all_of_it: bool = False) -> None:
-        due = [item for item in self.later if all_of_it or item[0] <= time.monotonic()]
+    def _what_is_due(self) -> None:
+        due = [item for item in self.later if item[0] <= time.monotonic()]
         self.later = [item for item in self.later if item not in due]
         for _, what in due:
             what()
@@ -276,9 +284,10 @@ NO_FAULTS = ("peace", "driver ended", "driver said", "round reconciled")
 
 def _is_encoder(process: int) -> bool:
     try:
-        return b"VaeActor" in Path(f"/proc/{process}/cmdline").read_bytes()
+        name = Path(f"/proc/{process}/cmdline").read_bytes()
     except FileNotFoundError:
         return False
+    return name.startswith(b"ray::") and b"IDLE" not in name  # Ray gives its workers the name of what they do
 
 
 def soak(config: SoakConfig) -> Mapping[str, Any]:
