@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks import encode, gpu, memory, one_decode, overhead, pipeline, reader
+from benchmarks import encode, fleet, gpu, memory, one_decode, overhead, pipeline, reader
 from benchmarks.settings import BenchmarkConfig
 from benchmarks.show import show
 from demo.report_machine import git_commit, processor, software
@@ -23,10 +23,10 @@ class AllConfig(Settings):
 
 
 def run_all(config: AllConfig) -> Mapping[str, Any]:
-    """All but `memory`, which takes a quarter of an hour and gigabytes of disk, and `gpu`, which needs one."""
+    """All but those that take a quarter of an hour, and `gpu`, which needs one."""
     results = {}
     for name, (settings, measure) in MEASURES.items():
-        if name not in ("memory", "gpu"):
+        if name not in ("memory", "fleet", "scaling", "gpu"):
             print(f"measuring: {name}", file=sys.stderr, flush=True)
             results[name] = measure(settings())
     return written(config.out, results)
@@ -64,10 +64,12 @@ MEASURES: dict[str, tuple[type[Settings], Callable[[Any], dict[str, Any]]]] = {
     "one-decode": (one_decode.OneDecodeConfig, one_decode.measure),
     "overhead": (overhead.OverheadConfig, overhead.measure),
     "memory": (memory.MemoryConfig, memory.measure),
+    "fleet": (fleet.FleetConfig, fleet.measure),
+    "scaling": (fleet.ScalingConfig, fleet.measure_scaling),
     "gpu": (gpu.GpuConfig, gpu.measure),
 }
 VERBS = {
-    "run": Verb(AllConfig, run_all, "all of the following but memory, which takes long, and gpu", show=show),
+    "run": Verb(AllConfig, run_all, "reader to overhead; the others take long, or need a GPU", show=show),
     **{name: verb(name, settings, measure) for name, (settings, measure) in MEASURES.items()},
 }
 

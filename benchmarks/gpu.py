@@ -34,6 +34,7 @@ from encode_pipeline.encoder import LatentEncoder, StartedBatch
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.status import Tally
 from encode_pipeline.latents.store import Store
+from encode_pipeline.listener import Listener
 from encode_pipeline.randomness import posterior_noise
 from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Sample, ShardReport
@@ -180,6 +181,18 @@ def measure_bits(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
     return result
 
 
+class Moments(Listener):
+    """When how many views had been encoded."""
+
+    def __init__(self) -> None:
+        self.views = 0
+        self.moments: list[tuple[float, int]] = []
+
+    def tell(self, latents: int) -> None:
+        self.views += latents
+        self.moments.append((time.perf_counter(), self.views))
+
+
 def measure_pipeline(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
     """Tars on disk to committed shards, and what the encoder waited for."""
     with tempfile.TemporaryDirectory() as folder:
@@ -188,16 +201,11 @@ def measure_pipeline(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
         settings = encode_config(source=(str(root / "tars"),), store=str(root / "store"), batch_size=config.batch_size)
         version = Store(root / "store").create(spec_of(settings, vae))
         sources = find_sources(settings.source)
-        tally, moments, views = Tally(settings.views), [], 0
-
-        def tell(count: int) -> None:
-            nonlocal views
-            views += count
-            moments.append((time.perf_counter(), views))
-
-        for outcome in run_local(sources, version, vae, settings, tell):
+        tally, listener = Tally(settings.views), Moments()
+        for outcome in run_local(sources, version, vae, settings, listener):
             assert isinstance(outcome, ShardReport), outcome
             tally.add(outcome.commit)
+        moments = listener.moments
         steady = moments[len(moments) // 8 :]  # after the first fill of the queues
         rate = (steady[-1][1] - steady[0][1]) / (steady[-1][0] - steady[0][0])
         return {

@@ -14,11 +14,10 @@ from pydantic import Field
 
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.pipeline import posterior_of
+from benchmarks.process import MEBIBYTE
 from demo.report_machine import ROOT
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.latents.command import CheckFailed, Settings, to_yaml
-
-MEBIBYTE = 1 << 20
 
 
 class MemoryConfig(Settings):

@@ -15,12 +15,14 @@ from encode_pipeline.config import (
     SealRequest,
     StatusRequest,
     StoreRequest,
+    VerifyRequest,
 )
 from encode_pipeline.latents.command import CheckFailed, RequestError, Verb, main
+from encode_pipeline.latents.shard_check import check_shards
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store
-from encode_pipeline.latents.verify import verify
+from encode_pipeline.latents.verify import Engine, Verdict, verify
 from encode_pipeline.progress import clock_text, cost_text
 
 
@@ -67,16 +69,34 @@ def _status_of(request: StatusRequest) -> StatusReader:
     return StatusReader(store, store.version(request.version))
 
 
-def run_verify(request: StoreRequest) -> Mapping[str, Any]:
-    def say(count: int, total: int) -> None:
-        if count == total or count % 100 == 0:
-            print(f"verified {count}/{total} shards", file=sys.stderr, flush=True)
+def run_verify(request: VerifyRequest) -> Mapping[str, Any]:
+    engine = _verify_engine(request.engine)
+    started = time.monotonic()
+
+    def tell(verdict: Verdict, shards: int) -> None:
+        """A line at first, at 2, 4, 8, … shards and then at every hundredth of all, however many there are."""
+        done, step = verdict.shards, -(-shards // 100)
+        if done == shards or done % step == 0 or (done < step and done & (done - 1) == 0):
+            seconds = max(time.monotonic() - started, 1e-3)
+            rate = f"{verdict.bytes / 1e9:.2f} GB read, {verdict.bytes / 1e6 / seconds:.0f} MB/s"
+            left = f"{clock_text(seconds * (shards - done) / done)} left, {len(verdict.problems)} problem(s)"
+            print(f"verified {done}/{shards} shards, {rate}, {left}", file=sys.stderr, flush=True)
 
     try:
         version = Store(request.store).version(request.version)
     except SpecError as error:
         raise CheckFailed(str(error)) from None
-    return verify(version, say).to_dict()
+    return verify(version, request.deep, request.sample, request.seed, engine, tell).to_dict()
+
+
+def _verify_engine(name: str) -> Engine:
+    if name == "local":
+        return check_shards
+    try:
+        from encode_pipeline.on_ray.verify import check_on_ray
+    except ImportError as error:
+        raise RequestError(f"engine=ray: {error}; install latent-clip-pipeline[ray], or use engine=local") from None
+    return check_on_ray
 
 
 def run_seal(request: SealRequest) -> Mapping[str, Any]:
@@ -144,7 +164,9 @@ def show_status(status: Mapping[str, Any]) -> str:
 
 def show_verdict(verdict: Mapping[str, Any]) -> str:
     lines = [f"{problem['path']}: {problem['problem']}" for problem in verdict["problems"]]
-    summary = f"{verdict['checked']} files of version {verdict['fingerprint']} checked, {verdict['bytes']} bytes"
+    files = f"{verdict['checked']} files of version {verdict['fingerprint']} checked"
+    depth = ", sample by sample" if verdict["deep"] else ""
+    summary = f"{files}, {verdict['bytes']} bytes in {verdict['read']} of {verdict['shards']} shards read{depth}"
     lines.append(f"{summary}: {len(lines)} problem(s)" if lines else f"{summary}: all as committed")
     return "\n".join(lines)
 
@@ -197,7 +219,7 @@ VERBS = {
     "plan": Verb(EncodeConfig, run_plan, "what a run would do; nothing is written", "source"),
     "run": Verb(EncodeConfig, run_encode, "encode every tar that is not done yet", "source", show_run),
     "status": Verb(StatusRequest, run_status, "where a store stands", "store", show_status, watch_status),
-    "verify": Verb(StoreRequest, run_verify, "check every byte against its commit", "store", show_verdict),
+    "verify": Verb(VerifyRequest, run_verify, "check every byte against its commit", "store", show_verdict),
     "preview": Verb(
         PreviewRequest,
         run_preview,

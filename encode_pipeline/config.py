@@ -52,7 +52,11 @@ class EncodeConfig(Settings):
     limit: PositiveInt | None = Field(None, description="encode only the first so many tars")
 
     engine: Literal["local", "ray"] = Field("local", description="this process, or actors on a Ray cluster")
-    actors: PositiveInt | None = Field(None, description="Ray actors; by default one for every GPU of the cluster")
+    actors: PositiveInt | None = Field(
+        None,
+        description="Ray actors; by default as many as the cluster has GPUs for, now and later. "
+        "On a cluster that grows when asked, say how many",
+    )
     gpus_per_actor: float = Field(1.0, ge=0, description="share of a GPU that an actor holds; 0 runs on CPUs")
     gpu_hour_price: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="dollars for an hour of one GPU; a run then says what latents cost"
@@ -178,6 +182,15 @@ class StoreRequest(Settings):
 
     store: str = Field(description="folder of the latent store: a path, s3://…, gs://…")
     version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
+
+
+class VerifyRequest(StoreRequest):
+    deep: bool = Field(False, description="also look into every sample that is read: keys, latents, captions, records")
+    sample: PositiveInt | None = Field(
+        None, description="read so many shards only, drawn at random; of the others, commits and sizes of files"
+    )
+    seed: int = Field(0, description="of the random draw")
+    engine: Literal["local", "ray"] = Field("local", description="this process, or tasks on a Ray cluster")
 
 
 class PreviewRequest(StoreRequest):

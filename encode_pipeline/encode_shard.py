@@ -3,7 +3,7 @@
     read ─▶ decode + augment ─▶ encode ─▶ write ─▶ check ─▶ publish ─▶ commit
     a thread   threads          this one   a thread  └── while the next shard is encoded ──┘
 
-Engines have `SHARDS_IN_FLIGHT` shards under way at once: one gets ready, one is encoded, one is published. The
+Engines have a few shards under way at once: one gets ready, one is encoded, one is published. The
 encoder's turn decides which is which, so the device goes from one shard to the next without a pause, and a shard whose
 bytes do not come holds nobody up.
 """
@@ -26,6 +26,7 @@ from encode_pipeline.config import EncodeConfig
 from encode_pipeline.devices import Noise
 from encode_pipeline.encoder import LatentEncoder, StartedBatch, Turn
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
+from encode_pipeline.latents.failpoints import failpoint
 from encode_pipeline.latents.status import moment
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.writer import Latent
@@ -35,7 +36,6 @@ from encode_pipeline.records import Reason, Rejected, Sample, ShardReport, Viewe
 from encode_pipeline.sources import open_source
 from encode_pipeline.stages import Behind, Stopwatch, WorkAhead
 
-SHARDS_IN_FLIGHT = 3
 BATCHES_IN_FLIGHT = 2
 COMPRESSED_BYTES = 256 << 20
 """Of samples read ahead and not yet decoded."""
@@ -68,10 +68,11 @@ def encode_shard(
     """Reads, augments, encodes, writes, publishes and commits one source tar.
 
     Raises without a trace in the commits if the tar is bad or a machine fails; a bad sample is counted instead.
-    `tell` hears how many views have just been encoded.
+    `tell` hears how many views have just been encoded, and of none in a lull; what it raises ends the shard.
     """
     clock, began = Stopwatch(), time.time()
     spec = version.spec
+    failpoint("before-read", source.name)
     rescued = 0
     make_views = ViewMaker(config.recipe, spec.views, spec.image_size, spec.seed, source.name)
 
@@ -99,8 +100,10 @@ def encode_shard(
                 for item, newly_rescued in encode_views(prepared, encoder, turn, clock, tell):
                     rescued += newly_rescued
                     writer.put(item)
+                    failpoint("mid-shard", source.name)
         with clock("check"):
             commit, files = build.finish(tar.sha256(), made_by(encoder, clock, began), rescued)
+        failpoint("after-build", source.name)
         return ShardReport(commit, won=version.publish(commit, files))
 
 
@@ -151,6 +154,7 @@ def encode_views(
             while started:
                 yield from finish()
             turn.give()
+            tell(0)
             continue
         if isinstance(sample, Rejected):
             yield sample, 0

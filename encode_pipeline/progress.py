@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from encode_pipeline.latents.status import Tally, moment
 from encode_pipeline.latents.storage import Storage
+from encode_pipeline.listener import Listener
 from encode_pipeline.records import ShardFailure, ShardReport
 
 TICK = 10.0
@@ -60,7 +61,7 @@ class RunLog:
         self._since = time.monotonic()
 
 
-class Progress:
+class Progress(Listener):
     """Collects what engines report, and tells a person and the log about it.
 
     `gpus` is what each encoder holds of a GPU, none on CPUs; with a price it becomes what the latents cost.
@@ -83,7 +84,7 @@ class Progress:
         self._gpus, self._price = gpus, gpu_hour_price
         self._encoders, self._most_encoders = 0, 0
         self._encoders_since, self._encoder_seconds = self._started, 0.0
-        self._latents = 0
+        self._latents = self._committed = 0
         self._recent = deque([(self._started, 0)])
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -132,13 +133,14 @@ class Progress:
         with self._lock:
             self.tally.add(outcome.commit)
             self.lost_races += not outcome.won
+            self._committed += outcome.won * outcome.commit.encoded * self.tally.views
         commit = outcome.commit
         facts = {"shard": commit.shard, "read": commit.read, "encoded": commit.encoded, "rejected": commit.rejected}
         facts |= {"rescued": commit.rescued, "seconds": commit.made_by["seconds"], "encoders": self._encoders}
         self._say(self._line(), "shard", facts)
 
     def summary(self) -> dict[str, Any]:
-        latents, hours = self.tally.encoded * self.tally.views, self.gpu_hours
+        latents, hours = self._committed, self.gpu_hours  # what others have committed is none of this run's work
         return {
             "shards": {"done": self.tally.done, "failed": len(self.failures), "done_by_others": self.lost_races},
             **self.tally.to_dict(),

@@ -78,6 +78,30 @@ class ShardReport:
     """False if another attempt had committed this shard before."""
 
 
+class CalledBack(Exception):
+    """The engine wants the shard back, unfinished: its machine is about to go away."""
+
+
+class Blame(StrEnum):
+    """What a failed try is laid at the door of, and so whether it counts."""
+
+    TAR = "tar"
+    """What was read is bad. The same twice is no accident of the way here."""
+    CHANCE = "chance"
+    """A server, a network, a machine: another try may be luckier."""
+    NO_ROOM = "no_room"
+    """Nothing can be written here any more: no fault of the shard's."""
+    CALLED_BACK = "called_back"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A try that ended without a commit."""
+
+    error: str
+    blame: Blame
+
+
 @dataclass(frozen=True, slots=True)
 class ShardFailure:
     """A source shard that was given up on, after how many attempts, and the last error."""
@@ -85,3 +109,8 @@ class ShardFailure:
     source: SourceShard
     error: str
     attempts: int
+
+
+def describe_error(error: BaseException) -> str:
+    """An error as the one line that reports keep."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from encode_pipeline.config import EncodeConfig
@@ -12,7 +15,7 @@ from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.store import Failure, Store, Version
 from encode_pipeline.progress import Progress, RunLog
-from encode_pipeline.records import ShardFailure
+from encode_pipeline.records import ShardFailure, ShardReport
 from encode_pipeline.sources import find_sources
 
 if TYPE_CHECKING:
@@ -31,13 +34,31 @@ class Prepared:
 def prepare(config: EncodeConfig) -> Prepared:
     """Checks the whole request: tars, VAE and how they fit."""
     sources = find_sources(config.source, config.limit)
+    vae, spec = load(config)
+    return Prepared(sources, vae, spec)
+
+
+def load(config: EncodeConfig) -> tuple[LoadedVae, LatentSpec]:
+    """The VAE, and what its latents mean under this configuration."""
     # Seconds of imports: not before the cheap questions are answered.
     from encode_pipeline.transforms import check_recipe
     from encode_pipeline.vae import load_vae
 
     check_recipe(config.recipe, config.image_size)
     vae = load_vae(config.vae)
-    return Prepared(sources, vae, spec_of(config, vae))
+    return vae, spec_of(config, vae)
+
+
+def spec_by_child(config: EncodeConfig) -> LatentSpec:
+    """What the latents will mean, found out by another process: a driver of weeks need not hold torch and a VAE."""
+    if "torch" in sys.modules:  # nothing to be saved any more
+        return _load_spec(config)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        return child.submit(_load_spec, config).result()
+
+
+def _load_spec(config: EncodeConfig) -> LatentSpec:
+    return load(config)[1]
 
 
 def spec_of(config: EncodeConfig, vae: LoadedVae) -> LatentSpec:
@@ -74,31 +95,33 @@ def plan(config: EncodeConfig) -> dict[str, Any]:
 
 def run(config: EncodeConfig) -> dict[str, Any]:
     """Encodes every source shard that has no commit yet. Running it again goes on where it stopped."""
-    prepared = prepare(config)
-    version = Store(config.store).create(prepared.spec)
-    missing = version.missing(prepared.sources)
+    sources, vae = find_sources(config.source, config.limit), None
+    if config.engine == "ray":
+        spec = spec_by_child(config)
+    else:
+        vae, spec = load(config)
+    version = Store(config.store).create(spec)
+    missing = version.missing(sources)
     if missing and version.sealed:
         raise RequestError(
             f"{version.storage.url()}: sealed, and {len(missing)} of these shards are not in it; "
             "encode them into another store"
         )
-    _check_collections(prepared.sources, version)
-    progress = Progress(len(missing), prepared.spec.views)
+    _check_collections(sources, version)
+    progress = Progress(len(missing), spec.views)
     if missing:
         folder = f"runs/{uuid.uuid4().hex}"
-        version.record_plan(prepared.sources)
+        version.record_plan(sources)
         version.storage.create(f"{folder}/settings.yaml", to_yaml(config).encode())
         log = RunLog(version.storage, folder)
         gpus, price = _gpus_of_an_encoder(config), config.gpu_hour_price
-        with Progress(len(missing), prepared.spec.views, log, gpus=gpus, gpu_hour_price=price) as progress:
-            if config.engine == "local":
-                progress.live(1)
-            _do(missing, version, prepared.vae, config, progress)
+        with Progress(len(missing), spec.views, log, gpus=gpus, gpu_hour_price=price) as progress:
+            _do(missing, version, vae, config, progress)
     return {
         "ok": not progress.failures,
         "store": config.store,
         "fingerprint": version.fingerprint,
-        "already_done": len(prepared.sources) - len(missing),
+        "already_done": len(sources) - len(missing),
         **progress.summary(),
     }
 
@@ -121,19 +144,32 @@ def _check_collections(sources: list[SourceShard], version: Version) -> None:
             raise RequestError(f"{source.uri}: in collection {now} now, in {before} when it was first planned")
 
 
-def _do(missing: list[SourceShard], version: Version, vae: LoadedVae, config: EncodeConfig, progress: Progress) -> None:
-    if config.engine == "ray":
+def _do(
+    missing: list[SourceShard], version: Version, vae: LoadedVae | None, config: EncodeConfig, progress: Progress
+) -> None:
+    if vae is None:
         try:
             from encode_pipeline.on_ray.driver import run_on_ray
         except ImportError as error:
             raise RequestError(f"engine=ray: {error}; install latent-clip-pipeline[ray], or use engine=local") from None
-        outcomes = run_on_ray(missing, version, config, progress.tell)
+        outcomes = run_on_ray(missing, version, config, progress)
     else:
         from encode_pipeline.run_local import run_local
 
-        outcomes = run_local(missing, version, vae, config, progress.tell)
+        outcomes = run_local(missing, version, vae, config, progress)
     for outcome in outcomes:
-        progress.add(outcome)
         if isinstance(outcome, ShardFailure):
-            source = outcome.source
-            version.record_failure(Failure(source.name, source.uri, outcome.error, outcome.attempts))
+            outcome = _record(outcome, version, progress)
+        progress.add(outcome)
+
+
+def _record(failure: ShardFailure, version: Version, progress: Progress) -> ShardFailure | ShardReport:
+    """Keeps in the store that a shard was given up on; unless somebody else has done it meanwhile."""
+    source = failure.source
+    try:
+        if version.is_done(source.name):
+            return ShardReport(version.commit(source.name), won=False)
+        version.record_failure(Failure(source.name, source.uri, failure.error, failure.attempts))
+    except Exception as error:  # the run goes on, and ends with this shard on its list
+        progress.event("unrecorded", f"{source.uri}: that it was given up on is not in the store: {error}")
+    return failure

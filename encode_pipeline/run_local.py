@@ -2,57 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from encode_pipeline.allocator import settle_allocator
 from encode_pipeline.attempt import attempt_shard
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encode_shard import SHARDS_IN_FLIGHT
-from encode_pipeline.encoder import EncoderClosed, LatentEncoder
+from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.store import Version
-from encode_pipeline.records import ShardFailure, ShardReport
+from encode_pipeline.listener import NOBODY, Listener
+from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport
 from encode_pipeline.vae import LoadedVae
+from encode_pipeline.workload import SHARDS_IN_FLIGHT, Workload
 
 
 def run_local(
-    missing: Sequence[SourceShard],
+    missing: Iterable[SourceShard],
     version: Version,
     vae: LoadedVae,
     config: EncodeConfig,
-    tell: Callable[[int], None] = lambda views: None,
+    listener: Listener = NOBODY,
 ) -> Iterator[ShardReport | ShardFailure]:
-    """What became of each shard, as soon as it is known. `tell` hears of every batch of views."""
+    """What became of each shard, as soon as it is known."""
     settle_allocator()
     encoder = LatentEncoder(vae, version.spec, config.batch_size, kernels=config.kernels)
-
-    def until_done(source: SourceShard) -> ShardReport | ShardFailure:
-        attempt = 1
-        while True:
-            outcome = attempt_shard(source, version, encoder, config, tell)
-            if isinstance(outcome, ShardReport):
-                return outcome
-            if outcome.no_room:
-                raise CheckFailed(f"{outcome.error}; make room, and run the same command again")
-            if outcome.hopeless or attempt == config.max_attempts:
-                return ShardFailure(source, outcome.error, attempt)
-            if encoder.closed.wait(min(30.0, 2.0**attempt)):
-                raise EncoderClosed
-            attempt += 1
-
-    sources = iter(missing)
-    running: set[Future[ShardReport | ShardFailure]] = set()
+    work = Workload(missing, config.max_attempts, listener)
+    listener.live(1)
+    running: dict[Future[ShardReport | FailedAttempt], SourceShard] = {}
     with ThreadPoolExecutor(SHARDS_IN_FLIGHT, thread_name_prefix="shard") as pool:
         try:
-            while True:
-                while len(running) < SHARDS_IN_FLIGHT and (source := next(sources, None)) is not None:
-                    running.add(pool.submit(until_done, source))
+            while not work.finished:
+                while len(running) < SHARDS_IN_FLIGHT and (source := work.take()) is not None:
+                    future = pool.submit(attempt_shard, source, version, encoder, config, listener.tell)
+                    running[future] = source
                 if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    time.sleep(work.pause() or 0)
+                    continue
+                finished, _ = wait(running, work.pause() if len(running) < SHARDS_IN_FLIGHT else None, FIRST_COMPLETED)
                 for future in finished:
-                    yield future.result()
+                    source, outcome = running.pop(future), future.result()
+                    if isinstance(outcome, FailedAttempt) and outcome.blame is Blame.NO_ROOM:
+                        raise CheckFailed(f"{outcome.error}; make room, and run the same command again")
+                    settled = work.settle(source, outcome)
+                    if settled is not None:
+                        yield settled
         finally:
             encoder.close()  # on an interrupt, whatever is under way ends with its present batch

@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
-from diffusers.utils import logging as diffusers_logging
 
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import VaeIdentity
 from encode_pipeline.records import Pixels
 
-CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 PIXELS = "pixels"
 """The name of no VAE at all: views averaged down to the latent grid, for a model of pixels to compare with."""
-diffusers_logging.set_verbosity_error()
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,12 @@ def load_vae(name: str) -> LoadedVae:
     """A VAE by hub id or directory, or the one inside a whole pipeline; every weight accounted for."""
     if name == PIXELS:
         return _no_vae()
+    # Half of all that an encoder imports, in seconds: not where no VAE is wanted.
+    from diffusers import AutoencoderKL, AutoencoderTiny
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    classes: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
     looks_local = name.startswith((".", "/", "~")) or Path(name).exists()
     where = str(Path(name).expanduser()) if looks_local else name
     if looks_local and not Path(where).is_dir():
@@ -64,10 +66,10 @@ def load_vae(name: str) -> LoadedVae:
         except OSError:
             raise RequestError(f"vae: {name}: {' '.join(str(error).split())}") from None
     kind = config.get("_class_name") if isinstance(config, dict) else None
-    if kind not in CLASSES:
-        raise RequestError(f"vae: {name}: is a {kind}; known are {', '.join(CLASSES)}")
+    if kind not in classes:
+        raise RequestError(f"vae: {name}: is a {kind}; known are {', '.join(classes)}")
     try:
-        model, info = CLASSES[kind].from_pretrained(
+        model, info = classes[kind].from_pretrained(
             where, subfolder=subfolder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:

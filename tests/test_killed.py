@@ -74,3 +74,14 @@ def test_an_interrupt_ends_the_run_soon_and_in_one_line(tars: Path, small_vae: P
     assert process.returncode == 130
     assert said.decode().splitlines()[-1] == "interrupted; run the same command again to go on"
     assert "Traceback" not in said.decode()
+
+
+def test_told_to_end_it_ends_in_order(configure: Configure, tars: Path, small_vae: Path, tmp_path: Path) -> None:
+    """As a machine does that is about to be taken away, or `kill` without more."""
+    process = start(tmp_path / "store", tars, small_vae)
+    wait_for_commits(tmp_path / "store", 1, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143 and b"interrupted; run the same command again to go on" in said
+    assert b"Traceback" not in said
+    assert run(configure(source=str(tars), store=str(tmp_path / "store")))["ok"]

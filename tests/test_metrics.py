@@ -27,12 +27,12 @@ from prometheus_client.samples import Sample
 from ray.cluster_utils import Cluster
 
 from demo.warts import WartPlan
-from encode_pipeline.attempt import FailedAttempt, attempt_shard
+from encode_pipeline.attempt import attempt_shard
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.store import Store
 from encode_pipeline.on_ray.metrics import ActorMetrics, FleetMetrics
-from encode_pipeline.records import ShardReport
+from encode_pipeline.records import FailedAttempt, ShardReport
 from encode_pipeline.run import prepare
 from tests.conftest import SIDE
 
@@ -203,8 +203,8 @@ def fleet(
             self.metrics.latents(report.commit.encoded * VIEWS)
             self.metrics.shard(report)
 
-        def failed(self, kind: str) -> None:
-            self.metrics.failed(kind)
+        def failed(self, failed: FailedAttempt) -> None:
+            self.metrics.failed(failed.blame)
 
     fingerprint, results = outcomes
     first, warty, again, broken = results
@@ -222,8 +222,8 @@ def fleet(
 
     until(seen, f"{early}")
     ray.get([one.report.remote(first), two.report.remote(warty), two.report.remote(again)])
-    ray.get(one.failed.remote(broken.error.split(":")[0]))
-    for why in ("encoder lost", "encoder lost", "failed"):
+    ray.get(one.failed.remote(broken))
+    for why in ("lost", "lost", broken.blame):
         driver.retry(why)
     yield Fleet(fingerprint, [first, warty, again], driver, endpoints, began)
     for encoder in encoders:
@@ -248,8 +248,8 @@ def test_a_scrape_gives_what_was_reported(fleet: Fleet) -> None:
         ("shards_done_by_others_total", None): 1,
         ("bytes_written_total", None): sum(payload.size for commit in commits for payload in commit.payloads),
         ("seconds_total", "stage"): {stage: spent for stage, spent in seconds.items() if spent},
-        ("attempts_failed_total", "kind"): {"TarError": 1},
-        ("retries_total", "why"): {"encoder lost": 2, "failed": 1},
+        ("attempts_failed_total", "kind"): {"tar": 1},
+        ("retries_total", "why"): {"lost": 2, "tar": 1},
         ("encoders_live", None): 2,
         ("encoders_wanted", None): 3,
         ("gpus_held", None): 1.0,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +11,13 @@ import ray
 from ray.cluster_utils import Cluster
 
 from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.failpoints import ENVIRONMENT
+from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Store
-from encode_pipeline.on_ray.actors import VaeActor
-from encode_pipeline.run import run
-from tests.conftest import Configure, encode_and_seal, payload_hashes
+from encode_pipeline.listener import NOBODY
+from encode_pipeline.on_ray.driver import check_room, run_on_ray
+from encode_pipeline.run import prepare, run
+from tests.conftest import Configure, build_vae, encode_and_seal, payload_hashes
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,10 @@ def cluster() -> Iterator[Cluster]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+def set_trap(monkeypatch: pytest.MonkeyPatch, **trap: object) -> None:
+    monkeypatch.setenv(ENVIRONMENT, json.dumps([trap]))
 
 
 def test_ray_commits_what_local_commits(cluster: Cluster, configure: Configure, tmp_path: Path) -> None:
@@ -50,60 +56,41 @@ def test_a_killed_actor_comes_back_and_nothing_is_lost(
     cluster: Cluster, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first attempt at one shard kills its own process, as an out-of-memory kill would."""
-    marker = tmp_path / "killed"
-
-    class Suicidal(VaeActor):
-        def encode(self, source):
-            if not marker.exists():
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().encode(source)
-
-    monkeypatch.setattr("encode_pipeline.on_ray.driver.VaeActor", Suicidal)
+    set_trap(monkeypatch, at="mid-shard", do="kill", marks=str(tmp_path))
     disturbed = encode_and_seal(configure(store=str(tmp_path / "disturbed"), engine="ray", actors=1, views=2))
-    assert marker.exists()
+    assert (tmp_path / "mid-shard-1").exists()
     undisturbed = encode_and_seal(configure(store=str(tmp_path / "calm"), views=2))
     assert payload_hashes(disturbed) == payload_hashes(undisturbed)
 
 
-def test_more_actors_than_there_is_room_for_do_not_hold_up_the_rest(
-    cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_actors_than_there_is_room_for_do_not_hold_up_the_rest(cluster: Cluster, configure: Configure) -> None:
     """Two of four actors never find a place, as on a cluster that others fill."""
-    monkeypatch.setattr("encode_pipeline.on_ray.driver.ray.cluster_resources", lambda: {"GPU": 4.0, "CPU": 4.0})
     result = run(configure(engine="ray", actors=4, views=1))
     assert result["ok"] and result["shards"]["done"] == 3
 
 
 def test_a_tar_that_kills_every_actor_is_given_up_on(
-    cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Poisoned(VaeActor):
-        def encode(self, source):
-            if source.uri.endswith("00001.tar"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().encode(source)
-
-    monkeypatch.setattr("encode_pipeline.on_ray.driver.VaeActor", Poisoned)
+    set_trap(monkeypatch, at="before-read", do="kill", shard="00001-*", times=None, marks=str(tmp_path))
     result = run(configure(engine="ray", views=1, max_attempts=2))
     assert result["shards"] == {"done": 2, "failed": 1, "done_by_others": 0}
     assert result["failures"][0]["attempts"] == 2
+    assert len(list(tmp_path.glob("before-read-*"))) == 3  # once in company, twice alone
 
 
-def test_more_gpus_than_there_are_is_refused(cluster: Cluster, configure: Configure) -> None:
+def test_an_own_cluster_without_gpus_is_refused_at_once(cluster: Cluster, configure: Configure) -> None:
     with pytest.raises(RequestError, match="set actors and gpus_per_actor"):
-        run(configure(engine="ray", actors=5))
+        check_room(configure(engine="ray", actors=5))
 
 
-def test_a_vae_that_cannot_be_loaded_ends_the_run_in_one_line(
-    cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch
+def test_a_vae_that_is_another_one_on_the_actors_machine_ends_the_run_in_one_line(
+    cluster: Cluster, configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Unloadable(VaeActor):
-        def __init__(self, config, fingerprint):
-            raise RequestError("vae: gone: no such directory")
-
-    monkeypatch.setattr("encode_pipeline.on_ray.driver.VaeActor", Unloadable)
-    config = configure(engine="ray", views=1)
-    with pytest.raises(RequestError, match="vae: gone: no such directory"):
-        run(config)
-    assert Store(config.store).version().done() == set()
+    config = configure(engine="ray", views=1, vae=str(build_vae(tmp_path / "vae", seed=1)))
+    prepared = prepare(config)
+    version = Store(config.store).create(prepared.spec)
+    build_vae(tmp_path / "vae", seed=2)
+    with pytest.raises(SpecError, match="is not the one of version"):
+        list(run_on_ray(prepared.sources, version, config, NOBODY))
+    assert version.done() == set() and version.storage.files("data") == {}

@@ -8,6 +8,7 @@
     store.py     versions, plans, commits, seal, promote, gc
     cache.py     shards as local files, checked on arrival
     verify.py    is every byte what the commits say
+    shard_check.py  one shard against its commit, for every engine of verify
     command.py   settings and the command line that the three packages share
 
 Nobody else parses a shard, a commit or a spec. Needs numpy, pyarrow, fsspec, pydantic and PyYAML;

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -65,13 +68,20 @@ class Request:
     print_config: bool
 
 
+class Terminated(KeyboardInterrupt):
+    """The system wants this program to end, as before a machine is taken away."""
+
+
 def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: str | None = None) -> int:
     """Exit status of one command: 0 all done, 1 done with failures or a failed check, 2 a wrong request."""
     if (not argv and default is None) or (argv and argv[0] in ("-h", "--help", "help")):
         print(usage(package, verbs))
         return 0 if argv else 2
     as_json = "--json" in argv
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        with suppress(ValueError):  # not the main thread, which alone hears signals
+            signal.signal(signal.SIGTERM, _terminate)
         request = parse(package, verbs, argv, default)
         verb = verbs[request.verb]
         if request.overrides.pop("help", None):
@@ -84,8 +94,8 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: 
         watching = verb.watch if getattr(settings, "watch", False) else None
         result: Mapping[str, Any] = {}
         for result in watching(settings) if watching else [verb.run(settings)]:
-            before = CLEAR if watching and sys.stdout.isatty() and not as_json else ""
-            print(before + _text(verb, result, as_json), flush=True)
+            clear = CLEAR if watching and sys.stdout.isatty() and not as_json else ""
+            print(clear + _text(verb, result, as_json), flush=True)
     except RequestError as error:
         return _fail(error, 2, as_json)
     except CheckFailed as error:
@@ -96,10 +106,17 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: 
         if type(error).__module__.split(".")[0] not in REMOTE_LIBRARIES:
             raise
         return _fail(f"{type(error).__name__}: {' '.join(str(error).split())}", 2, as_json)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interrupt, Terminated) else 130
+    finally:
+        with suppress(ValueError, TypeError):
+            signal.signal(signal.SIGTERM, before)
     return 0 if result.get("ok", True) else 1
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _text(verb: Verb, result: Mapping[str, Any], as_json: bool) -> str:

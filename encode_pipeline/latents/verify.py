@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from encode_pipeline.latents.commit import Payload, ShardCommit, all_finite
-from encode_pipeline.latents.reader import LatentShard, ShardError
-from encode_pipeline.latents.spec import SpecError
+from encode_pipeline.latents.shard_check import Errand, Findings, Problem, check_shards, commit_url, mark_of, rows_of
 from encode_pipeline.latents.storage import StorageError
-from encode_pipeline.latents.store import SHARD_LIST, Version
+from encode_pipeline.latents.store import MANIFEST, SHARD_LIST, Version
 
-CHECK_THREADS = 4
+ROWS = 10_000
+"""Of the manifest, turned into Python's objects at once."""
 
-
-@dataclass(frozen=True)
-class Problem:
-    path: str
-    problem: str
+Engine = Callable[[Version, Sequence[Errand], bool], Generator[Findings, None, None]]
+"""Does the errands, wherever it does them, and gives the findings in their order."""
 
 
 @dataclass
@@ -29,144 +26,117 @@ class Verdict:
     """What `verify` found; an empty list of problems is the good news."""
 
     fingerprint: str
+    deep: bool = False
+    shards: int = 0
+    """That were checked."""
+    read: int = 0
+    """Of those, shards whose payloads were read."""
     checked: int = 0
     bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "ok": not self.problems,
-            "fingerprint": self.fingerprint,
-            "checked": self.checked,
-            "bytes": self.bytes,
-            "problems": [vars(problem) for problem in self.problems],
-        }
+        found = {**vars(self), "problems": [vars(problem) for problem in self.problems]}
+        return {"ok": not self.problems, **found}
 
 
-def verify(version: Version, on_shard: Callable[[int, int], None] | None = None) -> Verdict:
-    """Checks every commit and re-reads every payload of a version."""
-    verdict = Verdict(version.fingerprint)
+def verify(
+    version: Version,
+    deep: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    engine: Engine = check_shards,
+    tell: Callable[[Verdict, int], None] = lambda verdict, shards: None,
+) -> Verdict:
+    """Checks every commit, and reads every payload or those of so many shards drawn at random.
+
+    `deep` also looks into what is read, sample by sample. `tell` hears after every shard how far it is, of how many.
+    """
+    verdict = Verdict(version.fingerprint, deep)
     done = version.done()
+    manifest: _Manifest | None = None
     try:
-        verdict.problems += list(_missing_commits(version, done))
+        manifest = _read_manifest(version) if version.sealed else None
+        expected = set(version.planned()) if manifest is None else manifest.shards
+        verdict.problems += [
+            Problem(commit_url(version, shard), "missing: no commit for this shard")
+            for shard in sorted(expected - done)
+        ]
     except StorageError as error:  # a damaged plan or manifest, which names itself
-        verdict.problems.append(_problem_of(error))
+        path, _, fault = str(error).partition(": ")
+        verdict.problems.append(Problem(path, fault))
     names = sorted(done)
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        for count, (checked, size, problems) in enumerate(pool.map(lambda name: _check_shard(version, name), names), 1):
-            verdict.checked += checked
-            verdict.bytes += size
-            verdict.problems += problems
-            if on_shard:
-                on_shard(count, len(names))
-    if version.sealed:
-        try:
-            verdict.problems += list(_check_manifest(version, done))
-        except StorageError as error:
-            if _problem_of(error) not in verdict.problems:
-                verdict.problems.append(_problem_of(error))
+    drawn = done if sample is None else set(random.Random(seed).sample(names, min(sample, len(names))))
+    disputed: set[str] = set()
+    with closing(engine(version, [Errand(name, name in drawn) for name in names], deep)) as all_findings:
+        for findings in all_findings:
+            verdict.shards += 1
+            verdict.read += findings.shard in drawn
+            verdict.checked += findings.files
+            verdict.bytes += findings.bytes
+            verdict.problems += findings.problems
+            if manifest and findings.mark is not None and not manifest.agrees(findings):
+                disputed.add(findings.shard)
+            tell(verdict, len(names))
+    if manifest:
+        disputed |= manifest.marks.keys() - manifest.shards - done
+        verdict.problems += _disagreements(version, disputed, done) if disputed else []
+        verdict.problems += _list_problems(version, manifest)
     return verdict
 
 
-def _problem_of(error: StorageError) -> Problem:
-    path, _, fault = str(error).partition(": ")
-    return Problem(path, fault)
+@dataclass(frozen=True)
+class _Manifest:
+    """A manifest of a million rows, as little of it as has to be kept."""
+
+    shards: set[str]
+    """That it vouches for, those without a usable sample included."""
+    marks: dict[str, int]
+    """Of each shard's rows, added up."""
+    addresses_sha256: str
+    """Of the shard list that belongs to it."""
+
+    def agrees(self, findings: Findings) -> bool:
+        """Whether it has the rows that the commit asks for; of a shard committed after the seal it need have none."""
+        mark = self.marks.get(findings.shard)
+        return mark == findings.mark or (mark is None and (findings.mark == 0 or findings.shard not in self.shards))
 
 
-def _missing_commits(version: Version, done: set[str]) -> Iterator[Problem]:
-    """Shards that should be done: the manifest's if sealed, else every planned one."""
-    expected = version.sealed_shards() if version.sealed else set(version.planned())
-    for shard in sorted(expected - done):
-        yield Problem(version.storage.url(f"commits/{shard}.json"), "missing: no commit for this shard")
+def _read_manifest(version: Version) -> _Manifest:
+    marks: defaultdict[str, int] = defaultdict(int)
+    addresses = hashlib.sha256()
+    for row in _rows(version):
+        marks[row["shard"]] += mark_of(row)
+        addresses.update(f"{version.storage.url(row['path'])}\n".encode())
+    return _Manifest(version.sealed_shards(), dict(marks), addresses.hexdigest())
 
 
-def _check_shard(version: Version, shard: str) -> tuple[int, int, list[Problem]]:
-    path = f"commits/{shard}.json"
-    try:
-        commit = version.commit(shard)
-    except (StorageError, OSError) as error:
-        return 1, 0, [Problem(version.storage.url(path), _without_path(error, version.storage.url(path)))]
-    if problem := commit.problem():
-        return 1, 0, [Problem(version.storage.url(path), problem)]
-    problems = []
-    for payload in commit.payloads:
-        if fault := _payload_fault(version, commit, payload):
-            problems.append(Problem(version.storage.url(payload.path), fault))
-    return 1 + len(commit.payloads), sum(payload.size for payload in commit.payloads), problems
+def _rows(version: Version) -> Iterator[dict[str, Any]]:
+    for batch in version.manifest().to_batches(max_chunksize=ROWS):
+        yield from batch.to_pylist()
 
 
-def _payload_fault(version: Version, commit: ShardCommit, payload: Payload) -> str | None:
-    storage = version.storage
-    where = storage.url(payload.path)
-    try:
-        size = storage.size(payload.path)
-        if size != payload.size:
-            return f"truncated or altered: {size} bytes, {payload.size} committed"
-        with tempfile.TemporaryDirectory() as scratch:
-            local = storage.local_path(payload.path)
-            if local is None:
-                local = Path(scratch) / "payload"
-                sha256 = storage.fetch(payload.path, local)
-            else:
-                sha256 = storage.sha256(payload.path)
-            fault = _content_fault(version, commit, payload, local)
-        if sha256 != payload.sha256:
-            return f"sha256 {sha256[:12]}… is not the committed {payload.sha256[:12]}…" + (
-                f" ({fault})" if fault else ""
-            )
-        return fault
-    except FileNotFoundError:
-        return "missing"
-    except (StorageError, OSError) as error:
-        return _without_path(error, where)
-
-
-def _content_fault(version: Version, commit: ShardCommit, payload: Payload, local: Path) -> str | None:
-    if payload.view is None:
-        lines = local.read_bytes().splitlines()
-        return None if len(lines) == payload.samples else f"{len(lines)} lines, {payload.samples} committed"
-    try:
-        with LatentShard(local, version.spec) as shard:
-            if len(shard) != payload.samples:
-                return f"{len(shard)} samples, {payload.samples} committed"
-            if (key := all_finite(shard)) is not None:
-                return f"{key}: not finite"
-            for index in (0, len(shard) - 1):
-                record = shard.metadata(index)
-                if record.get("view") != payload.view or record.get("source") != commit.source.uri:
-                    return f"{shard.keys[index]}: is of view {record.get('view')} of {record.get('source')}"
-    except (ShardError, SpecError) as error:
-        return _without_path(error, str(local))
-    return None
-
-
-def _check_manifest(version: Version, done: set[str]) -> Iterator[Problem]:
-    """Where manifest and commits disagree."""
-    where = version.storage.url("manifest.parquet")
-    listed = {row["path"]: (row["size"], row["sha256"], row["samples"]) for row in version.manifest().to_pylist()}
-    for shard in sorted(done & version.sealed_shards()):
-        try:
-            commit = version.commit(shard)
-        except (StorageError, OSError):  # named already, and so its rows have nothing to agree with
-            listed = {path: row for path, row in listed.items() if path.split("/")[1] != shard}
-            continue
-        for payload in commit.views:
-            if listed.pop(payload.path, None) != (payload.size, payload.sha256, payload.samples):
-                yield Problem(where, f"disagrees with the commit of {shard} about {payload.path}")
+def _disagreements(version: Version, disputed: set[str], done: set[str]) -> Iterator[Problem]:
+    """Row by row, what manifest and commits of these shards say of each other."""
+    where = version.storage.url(MANIFEST)
+    listed: dict[str, dict[str, Any]] = {}
+    for row in _rows(version):
+        if row["shard"] in disputed:
+            if row["path"] in listed:
+                yield Problem(where, f"lists {row['path']} twice")
+            listed[row["path"]] = row
+    for commit in version.commits(disputed & done):
+        for row in rows_of(commit):
+            if listed.pop(row["path"], None) != row:
+                yield Problem(where, f"disagrees with the commit of {commit.shard} about {row['path']}")
     for path in listed:
-        if path.split("/")[1] in done:
-            yield Problem(where, f"lists {path}, which no commit vouches for")
-    addresses = "".join(f"{address}\n" for address in version.addresses())
+        yield Problem(where, f"lists {path}, which no commit vouches for")
+
+
+def _list_problems(version: Version, manifest: _Manifest) -> Iterator[Problem]:
+    where = version.storage.url(SHARD_LIST)
     try:
-        found = version.storage.read(SHARD_LIST).decode("utf-8", "replace")
+        if version.storage.sha256(SHARD_LIST) != manifest.addresses_sha256:
+            yield Problem(where, "does not list the manifest's tars; if the store was moved, seal again")
     except FileNotFoundError:
-        yield Problem(version.storage.url(SHARD_LIST), "missing; seal again to write it")
-        return
-    if found != addresses:
-        yield Problem(
-            version.storage.url(SHARD_LIST), "does not list the manifest's tars; if the store was moved, seal again"
-        )
-
-
-def _without_path(error: Exception, path: str) -> str:
-    return " ".join(str(error).split()).removeprefix(f"{path}: ")
+        yield Problem(where, "missing; seal again to write it")

@@ -1,0 +1,28 @@
+"""The cluster that a command works on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+import ray
+
+
+@contextmanager
+def joined() -> Iterator[bool]:
+    """Joins the cluster at RAY_ADDRESS, or starts one on this machine; tells which: True if it was started here."""
+    if ray.is_initialized():
+        yield False
+        return
+    # Without an address Ray would join, or wait for, whatever another program has left on this machine.
+    where = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level="ERROR", **where)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the program at once
+    try:
+        yield bool(where)
+    finally:
+        ray.shutdown()

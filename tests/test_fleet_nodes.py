@@ -1,0 +1,176 @@
+"""Machines that die, freeze, come back, join and are taken away with notice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from encode_pipeline.latents.store import Store
+from tests.fleet import (
+    Machines,
+    Run,
+    Traps,
+    done,
+    events,
+    machines,
+    reconcile,
+    settings,
+    thaw,
+    wait_for,
+    write_tars,
+)
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Machines]:
+    with machines() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(head: Machines) -> Iterator[Machines]:
+    yield head
+    head.clear()
+
+
+@pytest.fixture
+def traps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Traps:
+    return Traps(monkeypatch, tmp_path)
+
+
+def wait_to_hear(text: str, capsys: Capture, run: Run) -> None:
+    wait_for(f"the words {text!r}", lambda: text in capsys.readouterr().err, run)
+
+
+def test_without_a_machine_then_with_one_that_dies_then_with_another(
+    cluster: Machines, traps: Traps, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encode_pipeline.on_ray.driver.QUIET", 0.2)
+    write_tars(tmp_path / "tars")
+    config = settings(tmp_path)
+    held = traps.set("before-commit", "hold")
+    run = Run(config)
+    wait_to_hear("waiting: none of 0 encoders is up", capsys, run)
+    first = cluster.add()
+    (mark,) = held.wait(1, run)
+    assert cluster.of(mark.process) is first
+    cluster.kill(first)
+    wait_to_hear("waiting: none of 1 encoders is up", capsys, run)
+    cluster.add()
+    result = run.result()
+    assert result["ok"] and result["shards"]["done"] == 6
+    assert [mark.shard for mark in held.met()] == [mark.shard]
+    left = Store(config.store).version().unreferenced()
+    assert f"data/{mark.shard}" in {folder.rpartition("/")[0] for folder in left}
+    reconcile(config)
+
+
+def test_a_machine_that_joins_is_put_to_use(cluster: Machines, traps: Traps, tmp_path: Path) -> None:
+    write_tars(tmp_path / "tars")
+    config = settings(tmp_path)
+    held = traps.set("before-commit", "hold", times=3)
+    made = traps.set("after-commit", "pass", times=None)
+    cluster.add()
+    run = Run(config)
+    busy = held.wait(3, run)  # all that an encoder takes at once
+    newcomer = cluster.add()
+    wait_for("commits of the new machine", lambda: len(done(config)) == 3, run)
+    assert {cluster.of(mark.process) for mark in made.met()} == {newcomer}
+    held.release()
+    assert run.result()["ok"]
+    assert {mark.shard for mark in busy}.isdisjoint(mark.shard for mark in made.met()[:3])
+    reconcile(config)
+
+
+def test_a_machine_that_froze_and_was_replaced_changes_nothing_when_it_thaws(
+    cluster: Machines, traps: Traps, tmp_path: Path
+) -> None:
+    """Frozen just before a commit, it goes on in the middle of it when others have long done its work."""
+    write_tars(tmp_path / "tars")
+    config = settings(tmp_path)
+    held = traps.set("before-commit", "hold")
+    after = traps.set("after-commit", "hold", times=None)
+    after.release()
+    last = traps.set("before-read", "hold", "05-*", times=None)
+    cluster.add()
+    cluster.add()
+    run = Run(config)
+    (zombie,) = held.wait(1, run)
+    cluster.freeze(cluster.of(zombie.process))
+    cluster.add()
+    wait_for("all shards but the last", lambda: len(done(config)) == 5, run)
+    storage = Store(config.store).version().storage
+    commits = {path: storage.read(path) for path in storage.files("commits")}
+
+    after.hold()
+    held.release()
+    thaw(zombie.process)
+    wait_for("the zombie's commit", lambda: zombie in after.met(), run)
+    assert {path: storage.read(path) for path in storage.files("commits")} == commits
+    cluster.kill(cluster.of(zombie.process))
+    after.release()
+    last.release()
+    assert run.result()["ok"]
+    left = Store(config.store).version().unreferenced()
+    assert f"data/{zombie.shard}" in {folder.rpartition("/")[0] for folder in left}
+    assert {path: storage.read(path) for path in commits} == commits
+    reconcile(config)
+
+
+def test_with_five_seconds_notice_shards_are_given_back(
+    cluster: Machines, traps: Traps, tmp_path: Path, capsys: Capture
+) -> None:
+    """None of them counts as tried: one try is all they have."""
+    write_tars(tmp_path / "tars")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    config = settings(tmp_path, max_attempts=1, scratch=scratch)
+    held = traps.set("mid-shard", "hold")
+    machine = cluster.add()
+    run = Run(config)
+    (mark,) = held.wait(1, run)
+    ends = cluster.drain(machine, 5.0)
+    wait_to_hear("its machine goes away in", capsys, run)
+    wait_for("the last moment", lambda: time.time() > ends - 0.9, run)
+    held.release()
+    wait_for("all shards to be given back", lambda: not list(scratch.iterdir()), run)
+    cluster.kill(machine)
+    cluster.add()
+    result = run.result()
+    assert result["ok"] and result["shards"]["done"] == 6
+    given_back = {event["shard"] for event in events(config, "retry") if event["blame"] == "called_back"}
+    assert mark.shard in given_back and len(given_back) == 3
+    reconcile(config)
+
+
+def test_with_a_minutes_notice_shards_are_finished_unless_the_machine_dies_before(
+    cluster: Machines, traps: Traps, tmp_path: Path, capsys: Capture
+) -> None:
+    write_tars(tmp_path / "tars")
+    config = settings(tmp_path, max_attempts=1)
+    begun = traps.set("before-read", "pass", times=None)
+    first_held = traps.set("mid-shard", "hold", "00-*")
+    last_held = traps.set("mid-shard", "hold", "05-*")
+    first, second = cluster.add(), None
+    run = Run(config)
+    (mark,) = first_held.wait(1, run)
+    cluster.drain(first, 60.0)
+    wait_to_hear("its machine goes away in", capsys, run)
+    second = cluster.add()
+    first_held.release()
+    (other,) = last_held.wait(1, run)
+    assert cluster.of(other.process) is second
+    assert [m.process for m in begun.met()].count(mark.process) == 3 and len(done(config)) >= 3
+    cluster.drain(second, 60.0)
+    wait_to_hear("its machine goes away in", capsys, run)
+    cluster.kill(second)
+    cluster.add()
+    result = run.result()
+    assert result["ok"] and result["shards"]["done"] == 6
+    assert not {event["shard"] for event in events(config, "retry") if event["blame"] == "lost"}
+    reconcile(config)
