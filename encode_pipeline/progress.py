@@ -84,7 +84,7 @@ class Progress(Listener):
         self._gpus, self._price = gpus, gpu_hour_price
         self._encoders, self._most_encoders = 0, 0
         self._encoders_since, self._encoder_seconds = self._started, 0.0
-        self._latents = 0
+        self._latents = self._committed = 0
         self._recent = deque([(self._started, 0)])
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -133,13 +133,14 @@ class Progress(Listener):
         with self._lock:
             self.tally.add(outcome.commit)
             self.lost_races += not outcome.won
+            self._committed += outcome.won * outcome.commit.encoded * self.tally.views
         commit = outcome.commit
         facts = {"shard": commit.shard, "read": commit.read, "encoded": commit.encoded, "rejected": commit.rejected}
         facts |= {"rescued": commit.rescued, "seconds": commit.made_by["seconds"], "encoders": self._encoders}
         self._say(self._line(), "shard", facts)
 
     def summary(self) -> dict[str, Any]:
-        latents, hours = self.tally.encoded * self.tally.views, self.gpu_hours
+        latents, hours = self._committed, self.gpu_hours  # what others have committed is none of this run's work
         return {
             "shards": {"done": self.tally.done, "failed": len(self.failures), "done_by_others": self.lost_races},
             **self.tally.to_dict(),

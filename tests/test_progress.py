@@ -261,6 +261,7 @@ def test_what_latents_cost_is_said_on_the_console_and_in_the_summary(monkeypatch
     progress.tell(400_000)
     progress.add(ShardReport(commit, won=True))
     assert "$12.50 per million latents (2.00 GPU-hours at $2.5)" in out.getvalue()
+    progress.add(ShardReport(commit, won=False))  # another run has paid for this one
     cost = progress.summary()["cost"]
     assert cost == {"gpu_hours": 2.0, "price": 2.5, "total": 5.0, "per_million_latents": 12.5}
 
