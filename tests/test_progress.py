@@ -176,7 +176,11 @@ def test_a_log_that_cannot_be_written_is_said_once_and_harms_nothing(
     log = RunLog(Storage(tmp_path), "runs/x")
     for number in range(3):
         log.write("shard", {"number": number})
+        log.keep()
+    (tmp_path / "runs").unlink()
     log.close()
+    (path,) = Storage(tmp_path).files("runs/x")  # nothing is lost once it can be written
+    assert [json.loads(line)["number"] for line in (tmp_path / path).read_bytes().splitlines()] == [0, 1, 2]
     assert capsys.readouterr().err.count("the log of this run is not complete: ") == 1
 
 
@@ -214,6 +218,7 @@ def test_the_log_keeps_every_line_in_files_of_their_own(tmp_path: Path, monkeypa
     log = RunLog(storage, "runs/x")
     for number in range(3):
         log.write("shard", {"number": number})
+        log.keep()
     log.close()
     lines = [json.loads(storage.read(path)) for path in storage.files("runs/x")]
     assert [line["number"] for line in lines] == [0, 1, 2]
