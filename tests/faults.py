@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-Do = Literal["503", "412", "409", "reset", "delay", "cut", "short", "flip", "flip-up", "lose-reply"]
+Do = Literal["503", "412", "409", "reset", "delay", "cut", "short", "flip", "flip-up", "overwrite", "lose-reply"]
 ERRORS = {
     "503": (503, "SlowDown", "Please reduce your request rate."),
     "412": (412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold"),
@@ -30,6 +30,7 @@ class Fault:
     flip                   one bit of the body arrives wrong, that of byte `at` of the object or else in the middle
     flip-up                one bit of what is written is stored wrong
                            (bodies of listings are spared unless the rule says LIST)
+    overwrite              a conditional write is done as if it had no condition
     lose-reply             all is done, and the connection closed instead of an answer
     """
 
@@ -60,7 +61,7 @@ class Request:
     def may_meet(self, fault: Fault) -> bool:
         if not fnmatchcase(self.method, fault.method) or not fnmatchcase(self.key, fault.key):
             return False
-        if fault.do in ("412", "409"):
+        if fault.do in ("412", "409", "overwrite"):
             return self.is_conditional and self.method in ("PUT", "POST")
         if fault.do in ("cut", "short", "flip"):
             return self.method in ("GET", fault.method) and (fault.at is None or fault.at in self.asked())

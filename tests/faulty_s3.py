@@ -99,6 +99,8 @@ class FaultyS3:
         if do == "flip-up":
             body = flipped(body, len(body) // 2)
             headers = {name: value for name, value in headers.items() if not is_checksum(name)}
+        if do == "overwrite":
+            headers = {name: value for name, value in headers.items() if name != "if-none-match"}
         answer = self._forward(method, path, headers, body, request.is_conditional)
         if do == "lose-reply":
             return None

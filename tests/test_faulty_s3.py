@@ -54,6 +54,9 @@ def test_answers_instead_of_deeds(faulty: FaultyBucket, client: Any) -> None:
                 client.put_object(Bucket=faulty.name, Key=f"commits/{do}", Body=b"new", IfNoneMatch="*")
             assert rule.met == 1 and there(faulty, f"commits/{do}") == (b"old" if existing else None)
             client.put_object(Bucket=faulty.name, Key=f"commits/{do}", Body=b"old")
+    faulty.s3.add("overwrite")
+    client.put_object(Bucket=faulty.name, Key="commits/412", Body=b"new", IfNoneMatch="*")
+    assert there(faulty, "commits/412") == b"new"
     rule = faulty.s3.add("412", times=None)
     client.put_object(Bucket=faulty.name, Key="plain", Body=b"x")
     assert rule.met == 0  # for conditional writes alone

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.storage import Storage, StorageError
@@ -82,6 +83,17 @@ def test_what_is_damaged_on_its_way_is_mended(storage: Storage, faulty: FaultyBu
                 storage.replace("x", DATA)
             storage.replace("x", DATA)
         assert rule.met == 1 and storage.read("x") == DATA
+
+
+def test_a_server_that_overwrites_what_is_there_is_no_place_for_a_store(
+    impatient: None, faulty: FaultyBucket, spec: LatentSpec
+) -> None:
+    faulty.s3.add("overwrite", times=None)
+    for _ in range(2):
+        with pytest.raises(RequestError, match=f"{faulty.url}/store: the server overwrites what is there"):
+            Store(f"{faulty.url}/store").create(spec)
+    faulty.s3.clear()
+    assert Store(f"{faulty.url}/store").create(spec).spec == spec
 
 
 # --- reading --------------------------------------------------------------------------------------------

@@ -259,7 +259,13 @@ class Store:
 
     def create(self, spec: LatentSpec) -> Version:
         """The version for a spec, made if it is not there."""
-        self.storage.create(f"{spec.fingerprint}/spec.json", spec.to_json())
+        path = f"{spec.fingerprint}/spec.json"
+        self.storage.create(path, spec.to_json())
+        if self.storage.create(path, spec.to_json()):
+            raise RequestError(
+                f"{self.storage.url()}: the server overwrites what is there when it should refuse to (If-None-Match), "
+                "so it cannot keep two writers apart"
+            )
         return self.version(spec.fingerprint)
 
     def version(self, fingerprint: str | None = None) -> Version:
