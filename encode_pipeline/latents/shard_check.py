@@ -22,7 +22,7 @@ from encode_pipeline.latents.reader import LatentShard, ShardError
 from encode_pipeline.latents.spec import LatentSpec, SpecError, digest
 from encode_pipeline.latents.storage import StorageError
 from encode_pipeline.latents.store import Version
-from encode_pipeline.latents.tables import MANIFEST_SCHEMA
+from encode_pipeline.latents.tables import MANIFEST_SCHEMA, rows_of
 from encode_pipeline.latents.writer import key_problem
 
 THREADS = 32
@@ -85,12 +85,6 @@ def check_shards(
 
 def commit_url(version: Version, shard: str) -> str:
     return version.storage.url(f"commits/{shard}.json")
-
-
-def rows_of(commit: ShardCommit) -> list[dict[str, Any]]:
-    """What a manifest says of a shard."""
-    about = {"shard": commit.shard, "source": commit.source.uri}
-    return [{**payload.model_dump(), **about} for payload in commit.views]
 
 
 def mark_of(row: Mapping[str, Any]) -> int:

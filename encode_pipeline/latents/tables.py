@@ -39,13 +39,15 @@ def manifest_table(commits: Iterator[ShardCommit]) -> pa.Table:
     """A row for every latent tar of some commits, which are a million at full size and never all in memory."""
     batches = []
     while some := list(islice(commits, COMMITS_AT_ONCE)):
-        rows = [
-            {**payload.model_dump(), "shard": commit.shard, "source": commit.source.uri}
-            for commit in some
-            for payload in commit.views
-        ]
+        rows = [row for commit in some for row in rows_of(commit)]
         batches.append(pa.RecordBatch.from_pylist(rows, schema=MANIFEST_SCHEMA))
     return pa.Table.from_batches(batches, schema=MANIFEST_SCHEMA).combine_chunks()
+
+
+def rows_of(commit: ShardCommit) -> list[dict[str, Any]]:
+    """What a manifest says of a shard: a row for each of its latent tars."""
+    about = {"shard": commit.shard, "source": commit.source.uri}
+    return [{**payload.model_dump(), **about} for payload in commit.views]
 
 
 def plan_table(sources: Iterable[SourceShard]) -> tuple[str, bytes]:
