@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck download train eval bench lock clean
+.PHONY: help setup demo test lint format typecheck download train eval bench soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on the latent store DATA, wit
 
 bench: $(STAMP) ## measured rates on this machine, as JSON
 	$(BIN)/python -m benchmarks
+
+soak: $(STAMP) ## twenty minutes of a random fault every few seconds on a small fleet, then every sample accounted for
+	$(BIN)/python -m tests.soak
 
 lock: $(STAMP) ## resolve the two requirements.lock anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-header --no-annotate \

@@ -10,13 +10,11 @@ bytes do not come holds nobody up.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +31,7 @@ from encode_pipeline.latents.writer import Latent
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Reason, Rejected, Sample, ShardReport, ViewedSample
+from encode_pipeline.scratch import scratch_folder
 from encode_pipeline.sources import open_source
 from encode_pipeline.stages import Behind, Stopwatch, WorkAhead
 
@@ -86,8 +85,8 @@ def encode_shard(
         return NoisedSample(replace(viewed, sample=replace(viewed.sample, image=b"")), noise)
 
     with (
-        tempfile.TemporaryDirectory(prefix="latents-", dir=config.scratch) as scratch,
-        ShardBuild(Path(scratch) / "build", spec, source) as build,
+        scratch_folder(config.scratch) as scratch,
+        ShardBuild(scratch, spec, source) as build,
     ):
         ahead = 2 * config.decode_threads + BATCHES_IN_FLIGHT * encoder.batch_size // spec.views
         with open_source(source) as tar:

@@ -37,6 +37,7 @@ class Entry(NamedTuple):
 class Place(Protocol):
     """A kind of storage. All addresses are full ones, as `full` makes them."""
 
+    protocol: str
     wildcards: str
 
     def full(self, address: str) -> str: ...
@@ -59,7 +60,7 @@ class Place(Protocol):
 class LocalDisk:
     """Files on this machine. A folder of 250,000 tars takes a second, where fsspec takes many."""
 
-    wildcards = "*?["
+    protocol, wildcards = "file", "*?["
 
     def full(self, address: str) -> str:
         path = address.partition("://")[2] if "://" in address else address

@@ -19,46 +19,52 @@ from encode_pipeline.records import ShardFailure, ShardReport
 TICK = 10.0
 """Seconds without a word on where the run stands, after which it is said again."""
 WINDOW = 60.0
-"""Seconds that the rate is taken over."""
+"""Seconds that the rate is taken over, and that a file of the log holds."""
+MOST_LINES = 100_000
+"""That wait for a store which does not take them."""
 
 
 class RunLog:
     """JSON lines of one run, in the store. Object stores cannot append, so every minute's lines are a file.
 
-    Nothing depends on it: when it cannot be written, that is said once and the run goes on.
+    Nothing depends on it: when it cannot be written, that is said once and the lines wait for the next minute.
     """
 
     def __init__(self, storage: Storage, folder: str) -> None:
         self._storage, self._folder = storage, folder
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._files = 0
         self._failed = False
         self._since = time.monotonic()
         self._lock = threading.Lock()
 
     def write(self, event: str, facts: Mapping[str, Any]) -> None:
+        line = json.dumps({"at": moment(time.time()), "event": event, **facts}) + "\n"
         with self._lock:
-            self._lines.append(json.dumps({"at": moment(time.time()), "event": event, **facts}))
-            if time.monotonic() - self._since >= WINDOW:
-                self._publish()
+            self._lines.append(line)
+
+    def keep(self) -> None:
+        """Brings a minute's lines into the store, which may take its time over it: nothing for an engine's thread."""
+        if time.monotonic() - self._since >= WINDOW:
+            self.close()
 
     def close(self) -> None:
-        with self._lock:
-            self._publish()
-
-    def _publish(self) -> None:
-        if self._lines:
-            self._files += 1
-            text = "".join(line + "\n" for line in self._lines)
-            try:
-                self._storage.create(f"{self._folder}/{self._files:06d}.jsonl", text.encode())
-            except Exception as error:
-                if not self._failed:
-                    reason = " ".join(str(error).split()) or type(error).__name__
-                    print(f"the log of this run is not complete: {reason}", file=sys.stderr, flush=True)
-                self._failed = True
-        self._lines.clear()
         self._since = time.monotonic()
+        with self._lock:
+            lines = list(self._lines)
+            self._lines.clear()
+        if not lines:
+            return
+        try:
+            self._storage.create(f"{self._folder}/{self._files + 1:06d}.jsonl", "".join(lines).encode())
+            self._files += 1
+        except Exception as error:
+            with self._lock:
+                self._lines.extendleft(reversed(lines))
+            if not self._failed:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                print(f"the log of this run is not complete: {reason}", file=sys.stderr, flush=True)
+            self._failed = True
 
 
 class Progress(Listener):
@@ -84,7 +90,7 @@ class Progress(Listener):
         self._gpus, self._price = gpus, gpu_hour_price
         self._encoders, self._most_encoders = 0, 0
         self._encoders_since, self._encoder_seconds = self._started, 0.0
-        self._latents = 0
+        self._latents = self._committed = 0
         self._recent = deque([(self._started, 0)])
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -133,13 +139,14 @@ class Progress(Listener):
         with self._lock:
             self.tally.add(outcome.commit)
             self.lost_races += not outcome.won
+            self._committed += outcome.won * outcome.commit.encoded * self.tally.views
         commit = outcome.commit
         facts = {"shard": commit.shard, "read": commit.read, "encoded": commit.encoded, "rejected": commit.rejected}
         facts |= {"rescued": commit.rescued, "seconds": commit.made_by["seconds"], "encoders": self._encoders}
         self._say(self._line(), "shard", facts)
 
     def summary(self) -> dict[str, Any]:
-        latents, hours = self.tally.encoded * self.tally.views, self.gpu_hours
+        latents, hours = self._committed, self.gpu_hours  # what others have committed is none of this run's work
         return {
             "shards": {"done": self.tally.done, "failed": len(self.failures), "done_by_others": self.lost_races},
             **self.tally.to_dict(),
@@ -166,6 +173,8 @@ class Progress(Listener):
 
     def _tick(self) -> None:
         while not self._over.wait(1.0):
+            if self._log is not None:
+                self._log.keep()
             if time.monotonic() - self._spoke >= TICK:
                 facts = {"latents": self._latents, "latents_per_second": self._rate(), "encoders": self._encoders}
                 self._say(self._line(), "progress", facts | self._gpu_facts())

@@ -29,7 +29,7 @@ from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.read import TarError, read_samples
 from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Rejected, Sample, View
-from encode_pipeline.sources import SourceChanged, open_source
+from encode_pipeline.sources import SourceChanged, SourceUnreadable, open_source
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def _source_sample(commit: ShardCommit, key: str, caption_field: str | None) -> 
                 if isinstance(item, Sample) and item.key == key:
                     found = item  # the only one: later ones of the same key are refused as duplicates
         changed = tar.sha256() != commit.source_sha256
-    except FileNotFoundError:
-        raise RequestError(f"{source.uri}: gone, and {key} came from it") from None
+    except SourceUnreadable as error:
+        raise RequestError(f"{error}, and {key} came from it") from None
     except (SourceChanged, TarError) as error:
         raise CheckFailed(str(error)) from None
     if changed:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +89,20 @@ def test_missing_is_what_has_no_commit(open_store: OpenStore, spec: LatentSpec, 
     for path, local in build(version, SOURCES[2], tmp_path)[1].items():
         version.storage.publish(local, path)  # payloads without a commit are nothing
     assert open_store().version().missing(SOURCES) == [SOURCES[0], SOURCES[2]]
+
+
+def test_very_many_commits_take_little_memory(spec: LatentSpec, tmp_path: Path) -> None:
+    version = Store(tmp_path / "store").create(spec)
+    folder = tmp_path / "store" / version.fingerprint / "commits"
+    folder.mkdir()
+    for number in range(20_000):
+        (folder / f"{number:06d}-0123456789.json").touch()
+    tracemalloc.start()
+    done = version.done()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(done) == 20_000 and "019999-0123456789" in done
+    assert peak < 200 * 20_000  # at 250,000: 50 MB
 
 
 def test_a_shard_without_a_usable_sample_commits_too(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
@@ -178,6 +198,77 @@ def test_gc_names_lost_attempts_but_not_those_that_may_be_alive(
     for path, local in [*files.items(), *alive_files.items()]:
         version.storage.publish(local, path)
     assert list(version.unreferenced()) == [f"data/{SOURCES[0].name}/{dead.attempt}"]
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from encode_pipeline.latents.commit import ShardCommit
+from encode_pipeline.latents.store import Store
+
+def die(*names):
+    if names[0].name.startswith(".publishing-" + sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(*names)
+
+rename, link = Path.replace, os.link
+Path.replace = os.link = die
+version = Store(sys.argv[1]).version()
+commit = ShardCommit.from_json(sys.stdin.buffer.read(), "stdin")
+version.publish(commit, {payload.path: Path(sys.argv[3]) for payload in commit.payloads})
+"""
+
+
+@pytest.mark.parametrize("at", ["view0.tar", "rejected.jsonl", SOURCES[0].name])
+def test_gc_frees_what_a_killed_writer_left_once_its_shard_is_done(spec: LatentSpec, tmp_path: Path, at: str) -> None:
+    version = Store(tmp_path / "store").create(spec)
+    lost, files = build(version, SOURCES[0], tmp_path)
+    some_file = str(next(iter(files.values())))
+    words = [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path / "store"), at, some_file]
+    assert subprocess.run(words, input=lost.to_json()).returncode == -signal.SIGKILL
+    left = list((tmp_path / "store").rglob(".publishing-*"))
+    assert [path.name.removeprefix(".publishing-").startswith(at) for path in left] == [True]
+    assert version.unreferenced() == {}  # for all that can be known, it is being written at this moment
+    winner = build(version, SOURCES[0], tmp_path)
+    assert version.publish(*winner) is True
+    unreferenced = version.unreferenced()
+    assert sum(unreferenced.values()) == sum(
+        path.stat().st_size
+        for path in (tmp_path / "store").rglob("*")
+        if path.is_file() and (lost.attempt in path.parts or path in left)
+    )
+    for path in unreferenced:
+        version.storage.delete(path)
+    assert set(version.storage.files("", unfinished=True)) == {
+        "spec.json", f"commits/{SOURCES[0].name}.json", *(payload.path for payload in winner[0].payloads)
+    }  # fmt: skip
+    assert version.done() == {SOURCES[0].name}
+
+
+@pytest.mark.parametrize("step", ["os.link", "shutil.copyfile"])
+def test_a_loser_whose_unfinished_file_was_freed_loses_in_order(
+    spec: LatentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    version = Store(tmp_path / "store").create(spec)
+    winner, loser = (build(version, SOURCES[0], tmp_path) for _ in range(2))
+    real = {"os.link": os.link, "shutil.copyfile": shutil.copyfile}[step]
+
+    def beaten(source: Path, target: Path) -> None:
+        monkeypatch.setattr(step, real)
+        if step == "shutil.copyfile":
+            real(source, target)
+        assert version.publish(*winner) is True
+        freed = version.unreferenced()
+        assert len(freed) == (2 if step == "os.link" else 1)
+        for path in freed:
+            version.storage.delete(path)
+        if step == "os.link":
+            real(source, target)
+
+    monkeypatch.setattr(step, beaten)
+    assert version.publish(*loser) is False
+    assert version.commit(SOURCES[0].name) == winner[0]
+    assert set(version.storage.files("data", unfinished=True)) == {payload.path for payload in winner[0].payloads}
 
 
 def test_commits_notice_edits_and_contradictions(spec: LatentSpec, tmp_path: Path) -> None:

@@ -176,7 +176,11 @@ def test_a_log_that_cannot_be_written_is_said_once_and_harms_nothing(
     log = RunLog(Storage(tmp_path), "runs/x")
     for number in range(3):
         log.write("shard", {"number": number})
+        log.keep()
+    (tmp_path / "runs").unlink()
     log.close()
+    (path,) = Storage(tmp_path).files("runs/x")  # nothing is lost once it can be written
+    assert [json.loads(line)["number"] for line in (tmp_path / path).read_bytes().splitlines()] == [0, 1, 2]
     assert capsys.readouterr().err.count("the log of this run is not complete: ") == 1
 
 
@@ -214,6 +218,7 @@ def test_the_log_keeps_every_line_in_files_of_their_own(tmp_path: Path, monkeypa
     log = RunLog(storage, "runs/x")
     for number in range(3):
         log.write("shard", {"number": number})
+        log.keep()
     log.close()
     lines = [json.loads(storage.read(path)) for path in storage.files("runs/x")]
     assert [line["number"] for line in lines] == [0, 1, 2]
@@ -261,6 +266,7 @@ def test_what_latents_cost_is_said_on_the_console_and_in_the_summary(monkeypatch
     progress.tell(400_000)
     progress.add(ShardReport(commit, won=True))
     assert "$12.50 per million latents (2.00 GPU-hours at $2.5)" in out.getvalue()
+    progress.add(ShardReport(commit, won=False))  # another run has paid for this one
     cost = progress.summary()["cost"]
     assert cost == {"gpu_hours": 2.0, "price": 2.5, "total": 5.0, "per_million_latents": 12.5}
 

@@ -106,7 +106,7 @@ def test_what_cannot_be_replayed_is_one_line(
     tar.write_bytes(sound + b"\0" * 512)
     assert "when the run was planned" in refusal(CheckFailed)
     tar.unlink()
-    assert f"{tar}: gone, and {good} came from it" in refusal(RequestError)
+    assert f"{tar}: no such tar, and {good} came from it" in refusal(RequestError)
 
 
 def test_other_parameters_are_a_failed_check(sealed: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from encode_pipeline.places import WORTH_A_LISTING
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Sample
 from encode_pipeline.run import run
-from encode_pipeline.sources import SourceChanged, find_sources, open_source
+from encode_pipeline.sources import SourceChanged, SourceUnreadable, find_sources, open_source
 from tests.conftest import Configure
 from tests.tars import END, tar_of
 
@@ -225,5 +225,5 @@ def test_a_source_that_changed_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=f"0.tar: only 5000 bytes arrived of {len(TAR)}"):
             list(read_samples(tar, source.uri, source.size))
     path.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SourceUnreadable):
         read_through(source)

@@ -13,7 +13,7 @@ from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.places import WORTH_A_LISTING
 from encode_pipeline.read import TarError
-from encode_pipeline.sources import SourceChanged, find_sources
+from encode_pipeline.sources import SourceChanged, SourceUnreadable, find_sources
 from tests.conftest import Bucket
 from tests.tars import END, good
 from tests.test_sources import TAR, names, read_through
@@ -70,8 +70,8 @@ def test_what_a_web_server_can_answer_when_tars_are_looked_for(web: Web) -> None
 @pytest.mark.parametrize(
     ("kind", "error", "says"),
     [
-        ("404", FileNotFoundError, "0.tar: no such tar"),
-        ("403", PermissionError, "0.tar: the server answers 403: not allowed"),
+        ("404", SourceUnreadable, "0.tar: no such tar"),
+        ("403", SourceUnreadable, "0.tar: may not be read: the server answers 403: not allowed"),
         ("500", OSError, "0.tar: the server answers 500"),
         ("short", OSError, "0.tar: "),
     ],
@@ -82,7 +82,7 @@ def test_what_a_web_server_can_answer_when_a_tar_is_read(
     source = SourceShard(f"{web.url}/{kind}/0.tar", len(TAR))
     with pytest.raises(error, match=says) as raised:
         read_through(source)
-    assert isinstance(raised.value, HOPELESS) == (kind in ("404", "403"))
+    assert isinstance(raised.value, SourceUnreadable) == (kind in ("404", "403"))
     assert not isinstance(raised.value, TarError)
 
 
@@ -157,7 +157,7 @@ def test_an_object_that_is_replaced(bucket: Bucket) -> None:
     with pytest.raises(SourceChanged, match=rf"{bucket.url}/0.tar: etag \w+ now, {source.etag} when"):
         read_through(source)
     bucket.client.delete_object(Bucket=bucket.name, Key="0.tar")
-    with pytest.raises(FileNotFoundError, match=f"{bucket.url}/0.tar: no such tar"):
+    with pytest.raises(SourceUnreadable, match=f"{bucket.url}/0.tar: no such tar"):
         read_through(source)
     put(bucket, "0.tar", good())
     (source,) = find_sources([f"{bucket.url}/0.tar"])

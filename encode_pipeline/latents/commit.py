@@ -35,6 +35,8 @@ class SourceShard:
     etag: str = ""
     collection: str = ""
     """Which data set it belongs to, where the user said so; kept with every sample, and no part of the name."""
+    sha256: str = ""
+    """Of the whole tar, where somebody has said it; what is read must give it. No part of the name either."""
 
     @property
     def name(self) -> str:
@@ -85,6 +87,8 @@ class ShardCommit(Settings):
             return f"read {self.read} is not encoded {self.encoded} + rejected {sum(self.rejected.values())}"
         if self.shard != self.source.name:
             return f"shard {self.shard} is not the name of its source, {self.source.name}"
+        if self.source.sha256 not in ("", self.source_sha256):
+            return f"made from a tar of sha256 {self.source_sha256}, not of {self.source.sha256} as planned"
         if any(payload.samples != self.encoded for payload in self.views):
             return f"a view holds another number of samples than the {self.encoded} encoded"
         folder = attempt_folder(self.shard, self.attempt)
@@ -94,8 +98,9 @@ class ShardCommit(Settings):
 
     def to_json(self) -> bytes:
         content = self.model_dump(mode="json")
-        if not self.source.collection:
-            del content["source"]["collection"]
+        for name in ("collection", "sha256"):
+            if not content["source"][name]:
+                del content["source"][name]
         return canonical_json({**content, "digest": digest(content)}, indent=1)
 
     @classmethod

@@ -20,7 +20,8 @@ from encode_pipeline.latents.commit import Payload, ShardCommit, attempt_folder
 from encode_pipeline.latents.reader import LatentShard, ShardError
 from encode_pipeline.latents.spec import LatentSpec, SpecError, digest
 from encode_pipeline.latents.storage import StorageError
-from encode_pipeline.latents.store import MANIFEST_SCHEMA, Version
+from encode_pipeline.latents.store import Version
+from encode_pipeline.latents.tables import MANIFEST_SCHEMA
 from encode_pipeline.latents.writer import key_problem
 
 THREADS = 32

@@ -11,42 +11,37 @@ STORE/<fingerprint>/spec.json    what the bytes mean
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
-from encode_pipeline.latents.commit import ShardCommit, SourceShard, attempt_folder
+from encode_pipeline.latents.commit import Payload, ShardCommit, SourceShard, attempt_folder
+from encode_pipeline.latents.disk import is_unfinished, place_of
 from encode_pipeline.latents.failpoints import failpoint
 from encode_pipeline.latents.spec import LatentSpec, canonical_json, digest
 from encode_pipeline.latents.storage import Storage, StorageError
+from encode_pipeline.latents.tables import (
+    MANIFEST_SCHEMA,
+    manifest_table,
+    plan_table,
+    read_plan,
+    read_table,
+    to_parquet,
+)
 
 MANIFEST = "manifest.parquet"
 SHARD_LIST = "shards.txt"
 READ_THREADS = 32
-
-MANIFEST_SCHEMA = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("view", pa.int32()),
-        ("path", pa.string()),
-        ("size", pa.int64()),
-        ("sha256", pa.string()),
-        ("samples", pa.int64()),
-        ("source", pa.string()),
-    ]
-)
-PLAN_SCHEMA = pa.schema(
-    [("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string()), ("collection", pa.string())]
-)
+COMMITS_AT_ONCE = 1024
+LISTED_AT_ONCE = 4000
 
 
 @dataclass(frozen=True)
@@ -74,10 +69,8 @@ class Version:
 
     def record_plan(self, sources: Iterable[SourceShard]) -> None:
         """Remembers which source shards were asked for; the same plan twice is one plan."""
-        rows = sorted((source.uri, source.size, source.etag, source.collection) for source in sources)
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        table = pa.table(columns, schema=PLAN_SCHEMA)
-        self.storage.create(f"plans/{digest(rows)[:16]}.parquet", _parquet(table))
+        name, content = plan_table(sources)
+        self.storage.create(f"plans/{name}", content)
 
     def planned(self) -> dict[str, SourceShard]:
         """Every source shard that any run was asked for, by shard name."""
@@ -88,25 +81,31 @@ class Version:
         return set(self.storage.files("plans"))
 
     def plan(self, path: str) -> list[SourceShard]:
-        return [SourceShard(**row) for row in _read_table(self.storage, path, PLAN_SCHEMA).to_pylist()]
+        return read_plan(self.storage, path)
 
-    def done(self) -> set[str]:
-        """The names of the shards that have a commit."""
-        names = (path.removeprefix("commits/") for path in self.storage.files("commits"))
-        return {name.removesuffix(".json") for name in names if name.endswith(".json") and "/" not in name}
+    def done(self, cuts: Sequence[str] = ()) -> set[str]:
+        """The names of the shards that have a commit. `cuts`, some names in order, let object stores answer sooner."""
+        names = self.storage.names("commits", [f"{cut}.json" for cut in cuts])
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def is_done(self, shard: str) -> bool:
         return self.storage.exists(f"commits/{shard}.json")
 
     def missing(self, sources: Iterable[SourceShard]) -> list[SourceShard]:
         """Those of the source shards that have no commit yet, in their order."""
-        done = self.done()
-        return [source for source in sources if source.name not in done]
+        named = [(source.name, source) for source in sources]
+        done = self.done(sorted(name for name, _ in named)[::LISTED_AT_ONCE])
+        return [source for name, source in named if name not in done]
 
     def commit(self, shard: str) -> ShardCommit:
         path = f"commits/{shard}.json"
         where = self.storage.url(path)
-        commit = ShardCommit.from_json(self.storage.read(path), where)
+        try:
+            commit = ShardCommit.from_json(self.storage.read(path), where)
+        except StorageError:
+            if self.storage.is_local:
+                raise
+            commit = ShardCommit.from_json(self.storage.read(path), where)  # the damage may have been on the way
         if commit.shard != shard or commit.fingerprint != self.fingerprint:
             raise StorageError(f"{where}: is the commit of {commit.shard} in version {commit.fingerprint}")
         return commit
@@ -115,7 +114,8 @@ class Version:
         """The commits of some shards, or of all, in order of name; a damaged one is an error."""
         names = sorted(self.done() if shards is None else shards)
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            yield from pool.map(self.commit, names)
+            for start in range(0, len(names), COMMITS_AT_ONCE):  # a pool would read them all and keep what nobody took
+                yield from pool.map(self.commit, names[start : start + COMMITS_AT_ONCE])
 
     def publish(self, commit: ShardCommit, files: Mapping[str, Path]) -> bool:
         """Publishes a finished shard and commits it. False if another attempt had committed before.
@@ -123,9 +123,17 @@ class Version:
         Payloads go first, under names of this attempt alone, then the commit, create-only. Whatever
         happens in between leaves files that no commit refers to, and nothing worse.
         """
-        for path, local in files.items():
-            self.storage.publish(local, path)
-            failpoint("after-payload", commit.shard)
+        hashes = {payload.path: payload.sha256 for payload in commit.payloads}
+        try:
+            for path, local in files.items():
+                self.storage.publish(local, path)
+                # What a disk gives back at once comes from memory and proves nothing.
+                if not self.storage.is_local and self.storage.sha256(path) != hashes[path]:
+                    raise StorageError(f"{self.storage.url(path)}: the server does not hold the bytes that it was sent")
+                failpoint("after-payload", commit.shard)
+        except FileNotFoundError:
+            if not self.is_done(commit.shard):  # else another attempt has won, and `gc` freed this one's files
+                raise
         failpoint("before-commit", commit.shard)
         created = self.storage.create(f"commits/{commit.shard}.json", commit.to_json())
         failpoint("after-commit", commit.shard)
@@ -135,10 +143,18 @@ class Version:
         if winner.attempt == commit.attempt:
             return True  # ours had been made, only the answer was lost on the way
         for payload in winner.payloads:
-            if self.storage.size(payload.path) != payload.size:
-                raise StorageError(f"{self.storage.url(payload.path)}: committed with another size")
-        self.storage.delete(attempt_folder(commit.shard, commit.attempt))
+            self._check_size(payload)
+        with suppress(StorageError, OSError):  # of no use any more, and `gc` frees it too
+            self.storage.delete(attempt_folder(commit.shard, commit.attempt))
         return False
+
+    def _check_size(self, payload: Payload) -> None:
+        try:
+            size = self.storage.size(payload.path)
+        except FileNotFoundError:
+            raise StorageError(f"{self.storage.url(payload.path)}: committed, and not there") from None
+        if size != payload.size:
+            raise StorageError(f"{self.storage.url(payload.path)}: committed with another size")
 
     def record_failure(self, failure: Failure) -> None:
         """Remembers that a shard was given up on; a later commit outweighs it."""
@@ -186,16 +202,11 @@ class Version:
                 f"{self.storage.url()}: {len(missing)} planned shards have no commit ({names}); "
                 "run again, or seal with accept_failed=true or accept_missing=true"
             )
-        rows = [
-            {**payload.model_dump(), "shard": commit.shard, "source": commit.source.uri}
-            for commit in self.commits(done)
-            for payload in commit.views
-        ]
-        if not rows:
+        table = manifest_table(self.commits(done))
+        if not table.num_rows:
             raise CheckFailed(f"{self.storage.url()}: nothing to seal: no committed shard holds a latent")
         about = {"fingerprint": self.fingerprint, "shards": sorted(done), "left_out": sorted(undone)}
-        table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
-        self.storage.create(MANIFEST, _parquet(table.replace_schema_metadata({"latents": canonical_json(about)})))
+        self.storage.create(MANIFEST, to_parquet(table.replace_schema_metadata({"latents": canonical_json(about)})))
 
     def addresses(self) -> list[str]:
         """The addresses of all tars of the sealed version, as `shards.txt` lists them."""
@@ -205,7 +216,7 @@ class Version:
         """One row for every tar of the sealed version."""
         if not self.sealed:
             raise RequestError(f"{self.storage.url()}: not sealed; run: python -m encode_pipeline seal STORE")
-        return _read_table(self.storage, MANIFEST, MANIFEST_SCHEMA)
+        return read_table(self.storage, MANIFEST, MANIFEST_SCHEMA)
 
     def sealed_shards(self) -> set[str]:
         """The shards that the manifest vouches for, those without a usable sample included."""
@@ -216,16 +227,19 @@ class Version:
             raise StorageError(f"{self.storage.url(MANIFEST)}: damaged: does not list its shards") from None
 
     def unreferenced(self) -> dict[str, int]:
-        """Attempt folders that no commit refers to and none ever can, with their sizes.
+        """Attempt folders that no commit refers to and none ever can, and files never finished, with their sizes.
 
-        Attempts at a shard without a commit may be another writer's work of this minute: they stay.
+        What belongs to a shard without a commit may be another writer's work of this minute: it stays.
         """
         kept = {commit.shard: commit.attempt for commit in self.commits()}
         sizes: Counter[str] = Counter()
-        for path, size in self.storage.files("data").items():
+        for path, size in self.storage.files("data", unfinished=True).items():
             parts = path.split("/")
             if len(parts) == 4 and parts[1] in kept and kept[parts[1]] != parts[2]:
                 sizes[attempt_folder(parts[1], parts[2])] += size
+        for path, size in self.storage.files("commits", unfinished=True).items():
+            if is_unfinished(path) and place_of(path).removeprefix("commits/").removesuffix(".json") in kept:
+                sizes[path] = size
         return dict(sizes)
 
 
@@ -245,7 +259,13 @@ class Store:
 
     def create(self, spec: LatentSpec) -> Version:
         """The version for a spec, made if it is not there."""
-        self.storage.create(f"{spec.fingerprint}/spec.json", spec.to_json())
+        path = f"{spec.fingerprint}/spec.json"
+        self.storage.create(path, spec.to_json())
+        if self.storage.create(path, spec.to_json()):
+            raise RequestError(
+                f"{self.storage.url()}: the server overwrites what is there when it should refuse to (If-None-Match), "
+                "so it cannot keep two writers apart"
+            )
         return self.version(spec.fingerprint)
 
     def version(self, fingerprint: str | None = None) -> Version:
@@ -300,21 +320,3 @@ class Store:
             return {"fingerprint": str(content["fingerprint"]), "history": [str(name) for name in content["history"]]}
         except (ValueError, KeyError, TypeError):
             raise StorageError(f"{self.storage.url('current.json')}: does not name a version") from None
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
-
-
-def _read_table(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
-    data = storage.read(path)
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeError) as error:
-        raise StorageError(f"{storage.url(path)}: damaged: {' '.join(str(error).split())[:200]}") from None
-    if not table.schema.equals(schema, check_metadata=False):
-        raise StorageError(f"{storage.url(path)}: damaged: has other columns than it should")
-    return table

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encode_pipeline.latents.disk import sync
 from encode_pipeline.latents.spec import LatentSpec, SpecError, canonical_json
-from encode_pipeline.latents.storage import sync
 
 BLOCK = 512
 END_OF_TAR = bytes(2 * BLOCK)

@@ -16,7 +16,7 @@ from encode_pipeline.latents.store import Version
 from encode_pipeline.listener import Listener
 from encode_pipeline.on_ray.actors import VaeActor
 from encode_pipeline.on_ray.cluster import joined
-from encode_pipeline.on_ray.fleet import LONGEST_REST, RESTART_PAUSE, Call, Encoder, Fleet
+from encode_pipeline.on_ray.fleet import LONGEST_REST, RESTART_PAUSE, Answered, Encoder, Fleet
 from encode_pipeline.on_ray.messages import Answer
 from encode_pipeline.on_ray.metrics import FleetMetrics
 from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport, describe_error
@@ -72,8 +72,8 @@ class Run:
             self._fleet.look_after()
             self._look_for_trouble()
             self._give()
-            for call in self._fleet.answers(min(PAUSE, self._work.pause() or PAUSE)):
-                outcome = self._settle(call)
+            for answered in self._fleet.answers(min(PAUSE, self._work.pause() or PAUSE)):
+                outcome = self._settle(answered)
                 self._give()  # to whoever has just become free, before anybody else is heard
                 if outcome is not None:
                     self._done += isinstance(outcome, ShardReport)
@@ -89,7 +89,7 @@ class Run:
                 return
             self._fleet.give(encoder, source)
 
-    def _settle(self, call: Call) -> Outcome | None:
+    def _settle(self, call: Answered) -> Outcome | None:
         """What an answer means for its shard and for the encoder that gave it."""
         encoder, source = call.encoder, call.source
         error = call.future.exception()

@@ -59,8 +59,8 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Call:
-    """A question to an encoder, once it has been answered."""
+class Answered:
+    """A call to an encoder that has come to its end."""
 
     encoder: Encoder
     source: SourceShard | None
@@ -73,7 +73,7 @@ class Fleet:
 
     def __init__(self, actor: type, fingerprint: str, config: EncodeConfig, listener: Listener) -> None:
         self._actor, self._fingerprint, self._config, self._listener = actor, fingerprint, config, listener
-        self._answers: SimpleQueue[Call] = SimpleQueue()
+        self._answers: SimpleQueue[Answered] = SimpleQueue()
         self.encoders: list[Encoder] = []
         self._next_look = self._next_beat = 0.0
         self._live = 0
@@ -120,10 +120,10 @@ class Fleet:
         if not encoder.shards:
             encoder.heard = time.monotonic()
         encoder.shards[source.name] = source
-        call = encoder.handle.encode.options(name=f"encode {source.name}").remote(source)
-        self._expect(Call(encoder, source, call.future()))
+        reference = encoder.handle.encode.options(name=f"encode {source.name}").remote(source)
+        self._expect(encoder, source, reference)
 
-    def answers(self, timeout: float) -> Iterator[Call]:
+    def answers(self, timeout: float) -> Iterator[Answered]:
         """All answers that are there, once there is one."""
         try:
             yield self._answers.get(timeout=timeout)
@@ -184,9 +184,9 @@ class Fleet:
             self._listener.event("called back", text)
         until = time.monotonic() + seconds
         while any(e.up and e.shards for e in self.encoders) and time.monotonic() < until:
-            for call in self.answers(0.1):
-                if call.source is not None:
-                    call.encoder.shards.pop(call.source.name, None)
+            for answered in self.answers(0.1):
+                if answered.source is not None:
+                    answered.encoder.shards.pop(answered.source.name, None)
 
     def end(self) -> None:
         for encoder in self.encoders:
@@ -195,10 +195,11 @@ class Fleet:
     def _ask(self, encoder: Encoder) -> None:
         encoder.asked = True
         question = encoder.handle.latents if encoder.up else encoder.handle.ready
-        self._expect(Call(encoder, None, question.remote().future()))
+        self._expect(encoder, None, question.remote())
 
-    def _expect(self, call: Call) -> None:
-        call.future.add_done_callback(lambda _: self._answers.put(call))
+    def _expect(self, encoder: Encoder, source: SourceShard | None, reference: Any) -> None:
+        # Nothing here may refer to the future itself, which keeps its callbacks: a circle would outlive its answer.
+        reference.future().add_done_callback(lambda future: self._answers.put(Answered(encoder, source, future)))
 
     def _grow(self) -> None:
         for _ in range(len(self.encoders), self._config.actors or self._room()):

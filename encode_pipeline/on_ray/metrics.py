@@ -62,7 +62,11 @@ class ActorMetrics:
 
 
 class FleetMetrics:
-    """How the whole fleet stands. Made and used in the driver's process."""
+    """How the whole fleet stands. Made and used in the driver's process.
+
+    `encoders` and `shards` want to be told at every turn of the driver's loop, changed or not: Ray drops a gauge that
+    nobody has set for twenty seconds.
+    """
 
     def __init__(self, fingerprint: str, gpus_per_actor: float) -> None:
         self._gpus_per_actor = gpus_per_actor
