@@ -69,8 +69,14 @@ def load_vae(name: str) -> LoadedVae:
     if kind not in classes:
         raise RequestError(f"vae: {name}: is a {kind}; known are {', '.join(classes)}")
     try:
+        # A mapped file would change the model in memory when it is overwritten.
         model, info = classes[kind].from_pretrained(
-            where, subfolder=subfolder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            where,
+            subfolder=subfolder,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            disable_mmap=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise RequestError(f"vae: {name}: {' '.join(str(error).split())}") from None

@@ -29,7 +29,9 @@ from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.latents.command import CheckFailed, Settings, Verb, main
 from encode_pipeline.latents.failpoints import ENVIRONMENT
 from tests.faulty_s3 import FaultyS3
-from tests.fleet import Command, Machines, machines, reconcile, settings, write_tars
+from tests.fleet import Command, settings, write_tars
+from tests.machines import Machines, machines
+from tests.reckoning import reconcile
 
 PLACES = ("before-read", "mid-shard", "after-build", "after-payload", "before-commit", "after-commit")
 STORMS = ("503", "reset", "delay", "cut", "short", "flip", "flip-up", "lose-reply", "409", "412")

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from encode_pipeline.__main__ import VERBS, main
+from encode_pipeline.__main__ import VERBS
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.latents.command import to_yaml
+from encode_pipeline.latents.command import main, to_yaml
 from encode_pipeline.latents.store import Store
-from tests.fleet import Machines, Run, Traps, done, events, machines, reconcile, settings, wait_for, write_tars
+from tests.fleet import Run, done, events, settings, write_tars
+from tests.machines import Machines, machines
+from tests.reckoning import reconcile
+from tests.traps import Traps, wait_for
 
 Capture = pytest.CaptureFixture[str]
 
@@ -52,7 +55,8 @@ def command(config: EncodeConfig, folder: Path) -> int:
     """The exit status of a run by its command line, here."""
     file = folder / "run.yaml"
     file.write_text(to_yaml(config))
-    return main("encode_pipeline", VERBS, ["run", "--config", str(file)])
+    status: int = Run(config, lambda _: main("encode_pipeline", VERBS, ["run", "--config", str(file)])).result()
+    return status
 
 
 def test_a_machine_whose_scratch_is_full_leaves_the_work_to_the_others(
@@ -63,7 +67,7 @@ def test_a_machine_whose_scratch_is_full_leaves_the_work_to_the_others(
     config = settings(tmp_path, max_attempts=1)
     held = traps.set("before-commit", "hold", times=3)
     with small_disk(tmp_path / "small", kilobytes=24) as disk:
-        full = cluster.add(env_vars={"TMPDIR": str(disk)})
+        full = cluster.add(TMPDIR=str(disk))
         run = Run(config)
         marks = held.wait(3, run)
         wait_for("word of the full disk", lambda: "No space left on device" in capsys.readouterr().err, run)

@@ -10,20 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from encode_pipeline.run import run
-from tests.fleet import (
-    Command,
-    Machines,
-    Run,
-    Traps,
-    done,
-    is_alive,
-    machines,
-    reconcile,
-    settings,
-    wait_for,
-    write_tars,
-)
+from tests.fleet import Command, Run, done, settings, write_tars
+from tests.machines import Machines, is_alive, machines
+from tests.reckoning import reconcile
+from tests.traps import Traps, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +42,7 @@ def test_a_driver_that_is_killed_and_started_again_does_only_what_is_missing(
     wait_for("the end of the dead driver's encoder", lambda: not is_alive(orphan.process))
     before, begun_before = done(config), len(begun.met())
     assert 2 <= len(before) < 6 and orphan.shard not in before
-    result = run(config)
+    result = Run(config).result()
     assert result["ok"] and result["already_done"] == len(before) and result["shards"]["done"] == 6 - len(before)
     assert sorted(mark.shard for mark in begun.met()[begun_before:]) == sorted(done(config) - before)
     reconcile(config)
@@ -97,7 +87,7 @@ def test_a_run_that_is_told_to_stop_gives_back_what_it_has_and_leaves_nothing_be
     assert list(scratch.iterdir()) == []
     before = done(config)
     assert before and mark.shard not in before
-    result = run(config)
+    result = Run(config).result()
     assert result["ok"] and result["already_done"] == len(before)
     reconcile(config)
 
@@ -120,5 +110,5 @@ def test_an_interrupt_from_the_keyboard_reaches_a_whole_cluster_and_does_no_harm
     wait_for("the end of its encoder", lambda: not is_alive(mark.process))
     before = done(config)
     assert before and mark.shard not in before
-    assert run(settings(tmp_path, engine="local"))["already_done"] == len(before)
+    assert Run(settings(tmp_path, engine="local")).result()["already_done"] == len(before)
     reconcile(config)

@@ -12,9 +12,11 @@ import pytest
 
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Store
-from encode_pipeline.run import run
 from tests.conftest import build_vae
-from tests.fleet import Machines, Run, Traps, done, events, machines, reconcile, settings, wait_for, write_tars
+from tests.fleet import Run, done, events, settings, write_tars
+from tests.machines import Machines, machines
+from tests.reckoning import reconcile
+from tests.traps import Traps, wait_for
 from tests.web import serving
 
 
@@ -41,12 +43,12 @@ def test_tars_that_change_after_they_were_planned_are_refused_and_the_others_don
     held = traps.set("before-read", "hold", times=None)
     with serving(remote) as web:
         config = settings(tmp_path, source=[str(tars), f"{web.url}/tars/03.tar"])
-        run_ = Run(config)
-        held.wait(3, run_)
+        run = Run(config)
+        held.wait(3, run)
         longer.write_bytes(planned[:-1024] + planned)
         web.etag = '"two"'
         held.release()
-        result = run_.result()
+        result = run.result()
         assert not result["ok"] and result["shards"] == {"done": 2, "failed": 2, "done_by_others": 0}
         assert {failure["source"]: failure["error"] for failure in result["failures"]} == {
             str(longer): f"SourceChanged: {longer}: {2 * len(planned) - 1024} bytes now, "
@@ -58,7 +60,7 @@ def test_tars_that_change_after_they_were_planned_are_refused_and_the_others_don
 
         longer.write_bytes(planned)
         web.etag = '"one"'
-        again = run(config)
+        again = Run(config).result()
         assert again["ok"] and again["already_done"] == 2 and again["shards"]["done"] == 2
         reconcile(config)
 
@@ -77,27 +79,29 @@ def test_a_vae_swapped_under_a_run_is_refused_before_a_byte_is_written(
     vae, right, wrong = (build_vae(tmp_path / name, seed) for name, seed in (("vae", 1), ("right", 1), ("wrong", 2)))
     config = settings(tmp_path, vae=str(vae))
     begun = traps.set("before-read", "pass", times=None)
-    traps.set("before-read", "hold", "05-*", times=None)
-    held = traps.set("mid-shard", "hold")
+    killed = traps.set("mid-shard", "hold", "00-*")
+    waiting = traps.set("before-commit", "hold", times=None)
+    killed_too = traps.set("after-build", "hold", "00-*", times=None)
     cluster.add()
-    run_ = Run(config)
-    (first,) = held.wait(1, run_)
-    wait_for("both encoders", lambda: len({mark.process for mark in begun.met()}) == 2, run_)
+    run = Run(config)
+    (first,) = killed.wait(1, run)
+    wait_for("both encoders", lambda: len({mark.process for mark in begun.met()}) == 2, run)
     swap(vae, wrong)
     os.kill(first.process, signal.SIGKILL)
-    wait_for("a refusal", lambda: "is not the one of version" in capsys.readouterr().err, run_)
-    wait_for("all shards but the last", lambda: len(done(config)) == 5, run_)
+    wait_for("a refusal", lambda: "is not the one of version" in capsys.readouterr().err, run)
+    waiting.release()
+    (second,) = killed_too.wait(1, run)
     storage = Store(config.store).version().storage
-    files = storage.files("data") | storage.files("commits")
-    (second,) = {mark.process for mark in begun.met()} - {first.process}
-    os.kill(second, signal.SIGKILL)
+    before, files = done(config), storage.files("data")
+    assert len(before) >= 3
+    os.kill(second.process, signal.SIGKILL)
     with pytest.raises(SpecError, match="is not the one of version"):
-        run_.result()
-    assert storage.files("data") | storage.files("commits") == files
+        run.result()
+    assert done(config) == before and storage.files("data") == files
     assert len(events(config, "encoder up")) == 2 and len(events(config, "encoder failed")) >= 2
 
     swap(vae, right)
     traps.lift()
-    again = run(config.model_copy(update={"actors": 1}))
-    assert again["ok"] and again["already_done"] == 5
+    again = Run(config.model_copy(update={"actors": 1})).result()
+    assert again["ok"] and again["already_done"] == len(before)
     reconcile(config)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.run import run
-from tests.fleet import Machines, Trap, Traps, events, machines, reconcile, settings, write_tars
+from tests.fleet import Run, events, settings, write_tars
+from tests.machines import Machines, machines
+from tests.reckoning import reconcile
+from tests.traps import Trap, Traps
 
 PLACES = ("before-read", "mid-shard", "after-build", "after-payload", "before-commit", "after-commit")
 
@@ -41,7 +43,7 @@ def storm(cluster: Machines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as monkeypatch:
         traps = Traps(monkeypatch, folder)
         kills = {place: traps.set(place, "kill", f"{number:02d}-*") for number, place in enumerate(PLACES)}
-        yield Storm(config, run(config), kills)
+        yield Storm(config, Run(config).result(), kills)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -67,7 +69,7 @@ def test_a_tar_that_kills_whoever_reads_it_is_given_up_on_and_done_later(
     traps = Traps(monkeypatch, tmp_path)
     kill = traps.set("before-read", "kill", "01-*", times=None)
     config = settings(tmp_path, max_attempts=2)
-    result = run(config)
+    result = Run(config).result()
     assert not result["ok"] and result["shards"] == {"done": 3, "failed": 1, "done_by_others": 0}
     assert [(f["source"], f["attempts"]) for f in result["failures"]] == [(poison, 2)]
     assert len(kill.met()) == 3  # once in company, twice alone
@@ -75,6 +77,6 @@ def test_a_tar_that_kills_whoever_reads_it_is_given_up_on_and_done_later(
     assert failure.uri == poison and failure.attempts == 2 and failure.error.startswith("Actor")
 
     traps.lift()
-    again = run(settings(tmp_path, actors=1))
+    again = Run(settings(tmp_path, actors=1)).result()
     assert again["ok"] and again["already_done"] == 3 and again["shards"]["done"] == 1
     assert reconcile(config).storage.files("failures")  # the record stays; the commit outweighs it

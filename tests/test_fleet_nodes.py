@@ -9,19 +9,10 @@ from pathlib import Path
 import pytest
 
 from encode_pipeline.latents.store import Store
-from tests.fleet import (
-    Machines,
-    Run,
-    Traps,
-    done,
-    events,
-    machines,
-    reconcile,
-    settings,
-    thaw,
-    wait_for,
-    write_tars,
-)
+from tests.fleet import Run, done, events, settings, write_tars
+from tests.machines import Machines, machines, thaw
+from tests.reckoning import reconcile
+from tests.traps import Traps, wait_for
 
 Capture = pytest.CaptureFixture[str]
 

@@ -12,7 +12,9 @@ import pytest
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.run import run
 from tests.faulty_s3 import FaultyS3
-from tests.fleet import machines, reconcile, settings, write_tars
+from tests.fleet import settings, write_tars
+from tests.machines import machines
+from tests.reckoning import reconcile
 
 TARS, COMMITS, DATA = "tars/*.tar", "*/commits/*", "*/data/*"
 

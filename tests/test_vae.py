@@ -18,7 +18,7 @@ from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.run import spec_of
-from encode_pipeline.vae import LoadedVae, load_vae, posterior
+from encode_pipeline.vae import LoadedVae, identify, load_vae, posterior
 from tests.conftest import build_vae
 
 
@@ -46,6 +46,14 @@ def test_identity_is_of_the_content(small_vae: Path, tmp_path: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "scaling_factor": 0.5}))
     assert spec_for(load_vae(str(copy))).fingerprint != spec_for(original).fingerprint
+
+
+def test_a_vae_in_memory_stays_what_it_is_when_its_file_is_overwritten(tmp_path: Path) -> None:
+    vae = build_vae(tmp_path / "vae", seed=1)
+    loaded = load_vae(str(vae))
+    for file in build_vae(tmp_path / "other", seed=2).iterdir():
+        shutil.copy(file, vae / file.name)
+    assert identify(str(vae), loaded.model) == loaded.identity != load_vae(str(vae)).identity
 
 
 def test_a_pipeline_folder_has_its_vae_found(small_vae: Path, tmp_path: Path) -> None:
