@@ -10,9 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from encode_pipeline.latents.shard_check import Errand, Findings, Problem, check_shards, commit_url, mark_of, rows_of
+from encode_pipeline.latents.shard_check import Errand, Findings, Problem, check_shards, commit_url, mark_of
 from encode_pipeline.latents.storage import StorageError
 from encode_pipeline.latents.store import LISTED_AT_ONCE, MANIFEST, SHARD_LIST, Version
+from encode_pipeline.latents.tables import rows_of
 
 ROWS = 10_000
 """Of the manifest, turned into Python's objects at once."""
