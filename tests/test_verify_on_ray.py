@@ -89,12 +89,9 @@ def test_tasks_are_few_shards_each_and_named_by_them(
     monkeypatch.setattr(module, "SHARDS_A_TASK", 4)
     monkeypatch.setattr(module, "TASKS_A_CPU", 1)
     assert verify(version, engine=check_on_ray).problems == []
-    names = sorted(version.done())
     tasks = [path.read_text().split(" ", 2) for path in sorted(seen.iterdir())]
     assert [int(size) for size, _, _ in tasks] == [4] * 7 + [2]
-    assert [name for _, _, name in tasks] == [
-        f"verify {names[start]}..{names[min(start + 3, SHARDS - 1)]}" for start in range(0, SHARDS, 4)
-    ]
+    assert {name for _, _, name in tasks} == {"verify"}  # each other name would cost Ray 14 KB for ever
     assert len({node for _, node, _ in tasks}) == 2
 
 

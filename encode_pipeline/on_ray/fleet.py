@@ -120,7 +120,7 @@ class Fleet:
         if not encoder.shards:
             encoder.heard = time.monotonic()
         encoder.shards[source.name] = source
-        reference = encoder.handle.encode.options(name=f"encode {source.name}").remote(source)
+        reference = encoder.handle.encode.remote(source)
         self._expect(encoder, source, reference)
 
     def answers(self, timeout: float) -> Iterator[Answered]:

@@ -43,12 +43,11 @@ class _Task:
 def check_on_ray(version: Version, errands: Sequence[Errand], deep: bool) -> Generator[Findings, None, None]:
     """The findings on each shard, in order, as `check_shards` gives them here."""
     with joined():
-        check = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(check_bunch)
+        check = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD", name="verify")(check_bunch)
         waiting: deque[_Task] = deque()
 
         def call(task: _Task) -> None:
-            named = check.options(name=task.name)
-            task.copies.append(named.remote(version.storage.url(), version.spec, task.bunch, deep))
+            task.copies.append(check.remote(version.storage.url(), version.spec, task.bunch, deep))
 
         size = min(SHARDS_A_TASK, max(1, len(errands) // (TASKS_A_CPU * _cpus())))
         try:
