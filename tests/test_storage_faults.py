@@ -262,11 +262,14 @@ def test_a_plan_that_is_damaged_when_it_is_read_is_refused(version: Version, fau
     size = version.storage.size(path)
     for at in range(4, size, size // 40):
         faulty.s3.add("flip", method="GET", at=at)
+        assert version.plan(path) == sources  # once damaged, it is read again
+        faulty.s3.clear()
+        faulty.s3.add("flip", method="GET", at=at, times=2)
         try:
             assert version.plan(path) == sources  # a byte that means nothing
         except StorageError as error:
             assert str(error).startswith(f"{version.storage.url(path)}: damaged")
-    faulty.s3.clear()
+        faulty.s3.clear()
     assert list(version.planned().values()) == sources
 
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
-
-import fsspec
+from typing import TypeVar
 
 from encode_pipeline.latents import disk
 from encode_pipeline.latents.command import REMOTE_LIBRARIES, CheckFailed, RequestError
+from encode_pipeline.latents.filesystems import open_filesystem, protocol_of
 
 CHUNK = 1 << 20
 BLOCK_BYTES = 16 << 20
@@ -29,6 +28,7 @@ REFUSAL_PAUSES = (0.1, 0.5, 2.0)
 """Seconds before an object is created once more that the server refused, as if it were there, though it is not."""
 LISTING_THREADS = 16
 _memory_lock = threading.Lock()
+Content = TypeVar("Content")
 
 
 class StorageError(CheckFailed):
@@ -109,6 +109,16 @@ class Storage:
     def read(self, path: str) -> bytes:
         """An object's bytes, refused if they are fewer or more than the storage says they are."""
         return b"".join(self.chunks(path))
+
+    def parsed(self, path: str, parse: Callable[[bytes], Content]) -> Content:
+        """What an object's bytes mean; those that mean nothing are read once more, for the damage may be of the way."""
+        data = self.read(path)
+        try:
+            return parse(data)
+        except (CheckFailed, RequestError):
+            if self.is_local:
+                raise
+        return parse(self.read(path))
 
     def create(self, path: str, data: bytes) -> bool:
         """Makes an object if none is there. False if one is: another writer's, or this one's whose answer was lost."""
@@ -235,28 +245,6 @@ class Storage:
 
     def _full(self, path: str) -> str:
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
-
-
-def open_filesystem(url: str) -> tuple[Any, str]:
-    """The filesystem behind a URL, and the path within it. Never one that would run a command."""
-    protocol = url.split("://", 1)[0] if "://" in url else "file"
-    if url.startswith("pipe:") or "::" in url:
-        raise RequestError(f"{url}: not a kind of address that is read here")
-    # A listing cache would hide what other writers have just created.
-    options = {"use_listings_cache": False} if protocol in ("s3", "s3a", "gs", "gcs") else {}
-    try:
-        fs, root = fsspec.core.url_to_fs(url, **options)
-    except (ValueError, ImportError) as error:
-        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
-        hint = f"; install latent-clip-pipeline[{extra}]" if extra and isinstance(error, ImportError) else ""
-        raise RequestError(f"{url}: {' '.join(str(error).split())}{hint}") from None
-    return fs, str(root).rstrip("/") or "/"
-
-
-def protocol_of(fs: Any) -> str:
-    """The name that URLs of a filesystem begin with: file, s3, gs, memory, http."""
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return {"local": "file", "s3a": "s3", "gcs": "gs"}.get(protocol, protocol)
 
 
 def _is_refusal(error: Exception) -> bool:
