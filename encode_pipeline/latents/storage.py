@@ -26,6 +26,8 @@ BLOCK_BYTES = 16 << 20
 """Of an object, asked for at once."""
 REFUSAL_PAUSES = (0.1, 0.5, 2.0)
 """Seconds before an object is created once more that the server refused, as if it were there, though it is not."""
+WRITES = 4
+"""Of one object, until what is read back is what was written."""
 LISTING_THREADS = 16
 _memory_lock = threading.Lock()
 Content = TypeVar("Content")
@@ -140,10 +142,12 @@ class Storage:
         if self.is_local:
             disk.replace(Path(self._full(path)), data)
             return
-        with self._told_plainly(path):
-            self.fs.pipe_file(self._full(path), data)
-        if self.read(path) != data:
-            raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
+        for _ in range(WRITES):
+            with self._told_plainly(path):
+                self.fs.pipe_file(self._full(path), data)
+            if self.read(path) == data:
+                return
+        raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
 
     def publish(self, local: Path, path: str) -> None:
         """Copies a finished file to its place, where it appears whole or not at all."""
