@@ -28,12 +28,18 @@ from encode_pipeline.latents.disk import is_unfinished, place_of
 from encode_pipeline.latents.failpoints import failpoint
 from encode_pipeline.latents.spec import LatentSpec, canonical_json, digest
 from encode_pipeline.latents.storage import Storage, StorageError
-from encode_pipeline.latents.tables import manifest_table, plan_table, read_manifest, read_plan, to_parquet
+from encode_pipeline.latents.tables import (
+    COMMITS_AT_ONCE,
+    manifest_table,
+    plan_table,
+    read_manifest,
+    read_plan,
+    to_parquet,
+)
 
 MANIFEST = "manifest.parquet"
 SHARD_LIST = "shards.txt"
 READ_THREADS = 32
-COMMITS_AT_ONCE = 1024
 LISTED_AT_ONCE = 4000
 
 
