@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from encode_pipeline.latents.failpoints import ENVIRONMENT
 from encode_pipeline.latents.store import Store
 from tests.fleet import Run, done, events, settings, write_tars
 from tests.machines import Machines, machines, thaw
@@ -165,3 +167,22 @@ def test_with_a_minutes_notice_shards_are_finished_unless_the_machine_dies_befor
     assert result["ok"] and result["shards"]["done"] == 6
     assert not {event["shard"] for event in events(config, "retry") if event["blame"] == "lost"}
     reconcile(config)
+
+
+def test_a_machine_that_kills_every_tar_costs_none_of_them(cluster: Machines, tmp_path: Path) -> None:
+    """The other one is held until the bad one has had its share; a tar has no second try that counts."""
+    write_tars(tmp_path / "tars", tars=8)
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    for marks, trap in (
+        (bad, {"at": "before-read", "do": "kill", "times": None}),
+        (good, {"at": "before-commit", "do": "hold", "times": None}),
+    ):
+        marks.mkdir()
+        cluster.add(**{ENVIRONMENT: json.dumps([{**trap, "marks": str(marks)}])})
+    run = Run(settings(tmp_path, max_attempts=1))
+    wait_for("the bad machine's share", lambda: list(bad.iterdir()), run)
+    wait_for("the good machine's", lambda: list(good.iterdir()), run)
+    (good / "release").touch()
+    result = run.result()
+    assert result["ok"] and result["shards"] == {"done": 8, "failed": 0, "done_by_others": 0}
+    reconcile(settings(tmp_path))
