@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from encode_pipeline.config import (
@@ -71,10 +71,18 @@ def _status_of(request: StatusRequest) -> StatusReader:
 
 def run_verify(request: VerifyRequest) -> Mapping[str, Any]:
     engine = _verify_engine(request.engine)
+    try:
+        version = Store(request.store).version(request.version)
+    except SpecError as error:
+        raise CheckFailed(str(error)) from None
+    return verify(version, request.deep, request.sample, request.seed, engine, telling_verdicts()).to_dict()
+
+
+def telling_verdicts() -> Callable[[Verdict, int], None]:
+    """Says how far a check is after 1, 2, 4, … shards and then every hundredth part, however many there are."""
     started = time.monotonic()
 
     def tell(verdict: Verdict, shards: int) -> None:
-        """A line at first, at 2, 4, 8, … shards and then at every hundredth of all, however many there are."""
         done, step = verdict.shards, -(-shards // 100)
         if done == shards or done % step == 0 or (done < step and done & (done - 1) == 0):
             seconds = max(time.monotonic() - started, 1e-3)
@@ -82,11 +90,7 @@ def run_verify(request: VerifyRequest) -> Mapping[str, Any]:
             left = f"{clock_text(seconds * (shards - done) / done)} left, {len(verdict.problems)} problem(s)"
             print(f"verified {done}/{shards} shards, {rate}, {left}", file=sys.stderr, flush=True)
 
-    try:
-        version = Store(request.store).version(request.version)
-    except SpecError as error:
-        raise CheckFailed(str(error)) from None
-    return verify(version, request.deep, request.sample, request.seed, engine, tell).to_dict()
+    return tell
 
 
 def _verify_engine(name: str) -> Engine:

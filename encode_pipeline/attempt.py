@@ -9,6 +9,7 @@ from collections.abc import Callable
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encode_shard import encode_shard
 from encode_pipeline.encoder import EncoderClosed, LatentEncoder
+from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
@@ -33,7 +34,7 @@ def attempt_shard(
         raise
     except Exception as error:  # whatever it was, it was this shard's: the others go on
         blame = blame_for(error)
-        if blame is Blame.CHANCE and not isinstance(error, OSError):
+        if blame is Blame.CHANCE and not isinstance(error, (OSError, CheckFailed)):
             traceback.print_exc()  # perhaps a fault of ours rather than of the world: keep the trace in the log
         return FailedAttempt(describe_error(error), blame)
 

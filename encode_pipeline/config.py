@@ -40,7 +40,8 @@ class EncodeConfig(Settings):
 
     source: tuple[str, ...] = Field(
         description="tars to encode: paths, folders, globs, {000..123} ranges, .txt or .list files with an address a "
-        "line, URLs; one or a list, each as NAME=ADDRESS if its samples are to keep the name of their collection"
+        "line, .sha256 files as sha256sum writes them, URLs; one or a list, each as NAME=ADDRESS if its samples are to "
+        "keep the name of their collection"
     )
     caption_field: str | None = Field(
         None,

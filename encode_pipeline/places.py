@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from encode_pipeline.latents.command import REMOTE_LIBRARIES, RequestError
-from encode_pipeline.latents.storage import open_filesystem, protocol_of
+from encode_pipeline.latents.filesystems import open_filesystem, protocol_of
 from encode_pipeline.tar import Readable
 
 WORTH_A_LISTING = 100

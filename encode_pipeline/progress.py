@@ -56,11 +56,11 @@ class RunLog:
         if not lines:
             return
         try:
-            self._storage.create(f"{self._folder}/{self._files + 1:06d}.jsonl", "".join(lines).encode())
-            self._files += 1
+            self._files += 1  # whatever comes of it: one that failed may be there all the same
+            self._storage.create(f"{self._folder}/{self._files:06d}.jsonl", "".join(lines).encode())
         except Exception as error:
             with self._lock:
-                self._lines.extendleft(reversed(lines))
+                self._lines = deque([*lines, *self._lines], MOST_LINES)
             if not self._failed:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 print(f"the log of this run is not complete: {reason}", file=sys.stderr, flush=True)

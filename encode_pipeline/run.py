@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import uuid
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
@@ -157,19 +158,23 @@ def _do(
         from encode_pipeline.run_local import run_local
 
         outcomes = run_local(missing, version, vae, config, progress)
-    for outcome in outcomes:
-        if isinstance(outcome, ShardFailure):
-            outcome = _record(outcome, version, progress)
-        progress.add(outcome)
+    # Beside the engine: a store that is slow to take it must not keep anybody from work.
+    with ThreadPoolExecutor(1, thread_name_prefix="record") as records, closing(outcomes):
+        for outcome in outcomes:
+            if isinstance(outcome, ShardFailure):
+                records.submit(_record, outcome, version, progress)
+            else:
+                progress.add(outcome)
 
 
-def _record(failure: ShardFailure, version: Version, progress: Progress) -> ShardFailure | ShardReport:
+def _record(failure: ShardFailure, version: Version, progress: Progress) -> None:
     """Keeps in the store that a shard was given up on; unless somebody else has done it meanwhile."""
     source = failure.source
     try:
         if version.is_done(source.name):
-            return ShardReport(version.commit(source.name), won=False)
+            progress.add(ShardReport(version.commit(source.name), won=False))
+            return
         version.record_failure(Failure(source.name, source.uri, failure.error, failure.attempts))
     except Exception as error:  # the run goes on, and ends with this shard on its list
         progress.event("unrecorded", f"{source.uri}: that it was given up on is not in the store: {error}")
-    return failure
+    progress.add(failure)

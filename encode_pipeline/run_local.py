@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from encode_pipeline.allocator import settle_allocator
@@ -25,7 +25,7 @@ def run_local(
     vae: LoadedVae,
     config: EncodeConfig,
     listener: Listener = NOBODY,
-) -> Iterator[ShardReport | ShardFailure]:
+) -> Generator[ShardReport | ShardFailure, None, None]:
     """What became of each shard, as soon as it is known."""
     settle_allocator()
     encoder = LatentEncoder(vae, version.spec, config.batch_size, kernels=config.kernels)

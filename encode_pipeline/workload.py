@@ -28,12 +28,19 @@ PROBE = 15.0
 """Seconds between two tries during an outage."""
 PATIENCE = 1800.0
 """Seconds after which an outage ends the run."""
+ROOM_TRIES = 3
+"""Times `max_attempts` that a shard may find no room before it is taken to be too large."""
+ELSEWHERE = 0.618
+"""How far on in its list a driver looks when it does not go on here: the golden section meets no place twice soon."""
+LAST_PATIENCE = 120.0
+"""Seconds that the last shards get, all of which have failed before, when nothing succeeds any more."""
 
 
 @dataclass(slots=True)
 class _History:
     attempts: int = 0
     last_error: str = ""
+    refused_for_room: int = 0
     suspect: bool = False
     """It was under way when a process died, perhaps because of it: it is to be tried alone."""
 
@@ -54,7 +61,10 @@ class Workload:
         self._suspects: deque[SourceShard] = deque()
         self._serial = count()
         self._histories: dict[str, _History] = {}
+        self._failing: set[str] = set()
+        """What has failed since something last succeeded."""
         self._first_failures = 0
+        self._failing_since = 0.0
         self._outage_since: float | None = None
         self._next_probe = 0.0
         self.under_way = 0
@@ -78,6 +88,7 @@ class Workload:
         if self.is_outage and self._fresh:  # one that never failed tells most
             if now >= self._next_probe:
                 self._next_probe = now + PROBE
+                self._fresh.rotate(-int(ELSEWHERE * len(self._fresh)))  # the trouble may be of one part of the list
                 source = self._fresh.popleft()
         elif self._later and self._later[0][0] <= now:
             source = heapq.heappop(self._later)[2]
@@ -86,10 +97,17 @@ class Workload:
         self.under_way += source is not None
         return source
 
+    @property
+    def has_suspects(self) -> bool:
+        return bool(self._suspects)
+
     def take_suspect(self) -> SourceShard | None:
-        """A shard that must have an encoder to itself, if there is one."""
-        if not self._suspects:
+        """A shard that must have an encoder to itself, if there is one and it may be tried now."""
+        now = self._clock()
+        if not self._suspects or (self.is_outage and now < self._next_probe):
             return None
+        if self.is_outage:
+            self._next_probe = now + PROBE
         self.under_way += 1
         return self._suspects.popleft()
 
@@ -103,12 +121,17 @@ class Workload:
             return max(0.0, self._next_probe - now) if self.is_outage else 0.0
         return max(0.0, self._later[0][0] - now) if self._later else None
 
-    def settle(self, source: SourceShard, outcome: ShardReport | FailedAttempt) -> ShardReport | ShardFailure | None:
-        """What a try means for its shard: done, given up on, or to be tried again."""
+    def settle(
+        self, source: SourceShard, outcome: ShardReport | FailedAttempt, excused: bool = False
+    ) -> ShardReport | ShardFailure | None:
+        """What a try means for its shard: done, given up on, or to be tried again.
+
+        One is `excused` that failed where everything fails, while elsewhere it does not.
+        """
         if isinstance(outcome, ShardReport):
             return self._done(source, outcome)
         self._listener.event("retry", None, shard=source.name, blame=outcome.blame, error=outcome.error)
-        if outcome.blame in (Blame.CALLED_BACK, Blame.NO_ROOM):
+        if outcome.blame is Blame.CALLED_BACK:
             self.give_back(source)
             return None
         self.under_way -= 1
@@ -118,22 +141,28 @@ class Workload:
         history.last_error = outcome.error
         if outcome.blame is Blame.TAR:
             return self._count(source, history, outcome.error, hopeless=repeated, pause=0.0)
-        pause = min(LONGEST_PAUSE, 2.0 ** (history.attempts + 1))
-        if self._nothing_succeeds(first):
+        pause = min(LONGEST_PAUSE, 2.0 ** min(8, history.attempts + 1))
+        if outcome.blame is Blame.NO_ROOM:
+            history.refused_for_room += 1
+            if history.refused_for_room > ROOM_TRIES * self._max_attempts:
+                return self._count(source, history, outcome.error, hopeless=True, pause=0.0)
+            self._put_back(source, history, pause)
+            return None
+        if excused or self._nothing_succeeds(source, outcome.error, first):
             self._put_back(source, history, pause)
             return None
         return self._count(source, history, outcome.error, hopeless=False, pause=pause)
 
-    def lost(self, source: SourceShard, error: str) -> ShardFailure | None:
+    def lost(self, source: SourceShard, error: str, excused: bool = False) -> ShardFailure | None:
         """Its process died. Nobody knows whose fault that was, unless the shard was alone there."""
         self._listener.event("retry", None, shard=source.name, blame="lost", error=error)
         self.under_way -= 1
         history = self._histories.setdefault(source.name, _History())
-        if history.suspect:
-            return self._count(source, history, error, hopeless=False, pause=0.0)
-        history.suspect = True
-        self._put_back(source, history, 0.0)
-        return None
+        was_alone, history.suspect = history.suspect, True
+        if not was_alone or excused or self._nothing_succeeds(source, error, first=True):
+            self._put_back(source, history, 0.0)
+            return None
+        return self._count(source, history, error, hopeless=False, pause=0.0)
 
     def give_back(self, source: SourceShard) -> None:
         """It was not tried to the end, and not by its own fault: it is next."""
@@ -144,11 +173,12 @@ class Workload:
         self.under_way -= 1
         self._histories.pop(source.name, None)
         self._first_failures = 0
+        self._failing.clear()
         if self._outage_since is not None:
             self._outage_since = None
             self._listener.event("outage", "the outage is over", over=True)
         if not report.won and self._fresh:  # others are at work on the same shards: go on elsewhere
-            self._fresh.rotate(-int(0.618 * len(self._fresh)))
+            self._fresh.rotate(-int(ELSEWHERE * len(self._fresh)))
         return report
 
     def _count(
@@ -168,16 +198,21 @@ class Workload:
         else:
             heapq.heappush(self._later, (self._clock() + pause, next(self._serial), source))
 
-    def _nothing_succeeds(self, first: bool) -> bool:
-        """Whether this failed try is part of an outage. When every shard has failed before, nobody can tell."""
+    def _nothing_succeeds(self, source: SourceShard, error: str, first: bool) -> bool:
+        """Whether this failed try is part of an outage. Shards that have failed before say little of one."""
         now = self._clock()
+        if not self._failing:
+            self._failing_since = now
+        self._failing.add(source.name)
         self._first_failures += first
+        why = f"{source.uri}: {error}"
         if not self._fresh:
             self._outage_since = None
-        elif self._outage_since is None and self._first_failures >= OUTAGE:
-            self._outage_since, self._next_probe = now, now + PROBE
-            text = f"nothing succeeds any more: one shard is tried every {PROBE:g} seconds until one does"
+            return len(self._failing) >= OUTAGE and now - self._failing_since < LAST_PATIENCE
+        if self._outage_since is None and self._first_failures >= OUTAGE:
+            self._outage_since = self._next_probe = now
+            text = f"nothing succeeds any more: one shard is tried every {PROBE:g} seconds until one does ({why})"
             self._listener.event("outage", text, over=False)
         if self._outage_since is not None and now - self._outage_since > PATIENCE:
-            raise CheckFailed(f"nothing has succeeded for {PATIENCE / 60:g} minutes; run the same command again later")
+            raise CheckFailed(f"nothing has succeeded for {PATIENCE / 60:g} minutes; the last error: {why}")
         return self.is_outage

@@ -74,15 +74,15 @@ def test_a_server_that_lies_about_what_is_there(
 
 
 def test_what_is_damaged_on_its_way_is_mended(storage: Storage, faulty: FaultyBucket) -> None:
-    for write in (storage.create, storage.replace):
-        rule = faulty.s3.add("flip-up", method="PUT")
-        if write == storage.create:
-            assert storage.create("x", DATA) is True
-        else:
-            with pytest.raises(StorageError, match="folder/x: the server does not hold the bytes that it was sent"):
-                storage.replace("x", DATA)
-            storage.replace("x", DATA)
-        assert rule.met == 1 and storage.read("x") == DATA
+    for number, write in enumerate((storage.create, storage.replace)):
+        rule = faulty.s3.add("flip-up", method="PUT", times=3)
+        write(f"{number}", DATA)
+        assert rule.met == 3 and storage.read(f"{number}") == DATA
+        faulty.s3.add("flip-up", method="PUT", times=None)
+        with pytest.raises(StorageError, match="folder/x: the server does not hold the bytes that it was sent"):
+            write("x", DATA)
+        faulty.s3.clear()
+        storage.delete("x")
 
 
 def test_a_server_that_overwrites_what_is_there_is_no_place_for_a_store(
@@ -262,11 +262,14 @@ def test_a_plan_that_is_damaged_when_it_is_read_is_refused(version: Version, fau
     size = version.storage.size(path)
     for at in range(4, size, size // 40):
         faulty.s3.add("flip", method="GET", at=at)
+        assert version.plan(path) == sources  # once damaged, it is read again
+        faulty.s3.clear()
+        faulty.s3.add("flip", method="GET", at=at, times=2)
         try:
             assert version.plan(path) == sources  # a byte that means nothing
         except StorageError as error:
             assert str(error).startswith(f"{version.storage.url(path)}: damaged")
-    faulty.s3.clear()
+        faulty.s3.clear()
     assert list(version.planned().values()) == sources
 
 

@@ -10,7 +10,7 @@ from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import ShardCommit, SourceShard
 from encode_pipeline.listener import Listener
 from encode_pipeline.records import Blame, FailedAttempt, ShardFailure, ShardReport
-from encode_pipeline.workload import LONGEST_PAUSE, OUTAGE, PATIENCE, PROBE, Workload
+from encode_pipeline.workload import LONGEST_PAUSE, OUTAGE, PATIENCE, PROBE, ROOM_TRIES, Workload
 
 
 class Heard(Listener):
@@ -112,8 +112,74 @@ def test_what_was_called_back_is_next_and_does_not_count(clock: Clock, heard: He
     source = take(work)
     assert work.settle(source, FailedAttempt("CalledBack", Blame.CALLED_BACK)) is None
     assert take(work) is source
-    assert work.settle(source, FailedAttempt("OSError: full", Blame.NO_ROOM)) is None
-    assert take(work) is source
+
+
+def test_a_full_disk_is_tried_elsewhere_later_and_a_tar_too_large_for_all_is_given_up_on(
+    clock: Clock, heard: Heard
+) -> None:
+    work = Workload(shards(2), 2, heard, clock)
+    full = FailedAttempt("OSError: no space left", Blame.NO_ROOM)
+    large, other = take(work), take(work)
+    assert work.settle(large, full) is None and work.take() is None
+    work.settle(other, report(other))
+    tries, outcome = 1, None
+    while outcome is None:
+        clock.now += work.pause() or 0
+        outcome = work.settle(take(work), full)
+        tries += 1
+    assert isinstance(outcome, ShardFailure) and outcome.source is large and tries == ROOM_TRIES * 2 + 1
+
+
+def test_a_try_where_everything_fails_does_not_count_while_others_succeed(clock: Clock, heard: Heard) -> None:
+    work = Workload(shards(2), 1, heard, clock)
+    source = take(work)
+    for _ in range(5):
+        assert work.settle(source, CHANCE, excused=True) is None
+        clock.now += LONGEST_PAUSE
+        assert take(work) is source
+    assert work.lost(source, "died", excused=True) is None
+    assert work.take_suspect() is source
+    assert work.lost(source, "died", excused=True) is None and work.has_suspects
+
+
+def test_when_every_process_dies_it_is_an_outage_too(clock: Clock, heard: Heard) -> None:
+    work = Workload(shards(1000), 3, heard, clock)
+    together = [take(work) for _ in range(3)]
+    for source in together:
+        work.lost(source, "died")
+    given_up = 0
+    with pytest.raises(CheckFailed, match=r"nothing has succeeded for 30 minutes; the last error: .*: died"):
+        while clock.now < 3 * PATIENCE:
+            while (suspect := work.take_suspect() or work.take()) is not None:
+                given_up += work.lost(suspect, "died") is not None
+            clock.now += 1.0
+    assert given_up == 0
+
+
+def test_a_short_trouble_at_the_end_counts_against_nobody(clock: Clock, heard: Heard) -> None:
+    """The last six shards, all under way, and the network away for a minute."""
+    work = Workload(shards(6), 3, heard, clock)
+    while clock.now < 60:
+        while (source := work.take()) is not None:
+            assert work.settle(source, CHANCE) is None
+        clock.now += max(0.1, work.pause() or 0)
+    while (source := work.take()) is not None or not work.finished:
+        if source is not None:
+            assert work.settle(source, report(source)) is not None
+        clock.now += 0.1
+
+
+def test_a_long_stretch_of_bad_tars_does_not_keep_a_run_from_the_others(clock: Clock, heard: Heard) -> None:
+    """The first 400 of 2,000 cannot be read, as when they were moved to an archive; the end says which."""
+    bad = {source.name for source in shards(400)}
+    work = Workload(shards(2000), 2, heard, clock)
+    done = 0
+    with pytest.raises(CheckFailed, match="the last error: /tars/00.*: OSError: 503"):
+        while not work.finished:
+            while (source := work.take()) is not None:
+                done += work.settle(source, CHANCE if source.name in bad else report(source)) is not None
+            clock.now += work.pause() or 0
+    assert done >= 1600
 
 
 def test_only_a_death_met_alone_counts(clock: Clock, heard: Heard) -> None:

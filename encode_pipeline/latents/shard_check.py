@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tempfile
@@ -15,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from encode_pipeline.latents.command import REMOTE_LIBRARIES
+from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import Payload, ShardCommit, attempt_folder
 from encode_pipeline.latents.reader import LatentShard, ShardError
 from encode_pipeline.latents.spec import LatentSpec, SpecError, digest
 from encode_pipeline.latents.storage import StorageError
 from encode_pipeline.latents.store import Version
-from encode_pipeline.latents.tables import MANIFEST_SCHEMA
+from encode_pipeline.latents.tables import MANIFEST_SCHEMA, rows_of
 from encode_pipeline.latents.writer import key_problem
 
 THREADS = 32
@@ -30,6 +31,8 @@ READERS = 8
 """Of those, shards whose payloads are read."""
 EXPONENT = 0x7C00
 """Of a float16: all ones in an infinity and in a NaN, and nowhere else."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""On the scratch disk, for a copy to look into."""
 DUPLICATE_KEY = "duplicate_key"
 """The one reason for which a refused sample has the key of another one, which came before it in the tar."""
 
@@ -84,12 +87,6 @@ def commit_url(version: Version, shard: str) -> str:
     return version.storage.url(f"commits/{shard}.json")
 
 
-def rows_of(commit: ShardCommit) -> list[dict[str, Any]]:
-    """What a manifest says of a shard."""
-    about = {"shard": commit.shard, "source": commit.source.uri}
-    return [{**payload.model_dump(), **about} for payload in commit.views]
-
-
 def mark_of(row: Mapping[str, Any]) -> int:
     """A row of a manifest as one number."""
     return int(digest([row[name] for name in MANIFEST_SCHEMA.names])[:16], 16)
@@ -103,7 +100,7 @@ def _check(
         commit = version.commit(errand.shard)
         problem = commit.problem() or _incomplete(commit, version.spec)
         there = {} if problem else storage.files(attempt_folder(commit.shard, commit.attempt))
-    except Exception as error:
+    except (StorageError, OSError) as error:
         problem = _fault_of(error, where)
     if problem:
         return Findings(errand.shard, problems=(Problem(where, problem),))
@@ -117,6 +114,8 @@ def _check(
                 if stopped.is_set():
                     break
                 fault = contents.payload_fault(payload)
+                if fault and not storage.is_local:  # the damage may have been on the way
+                    fault = contents.payload_fault(payload)
             read += payload.size
         if fault:
             problems.append(Problem(storage.url(payload.path), fault))
@@ -141,12 +140,11 @@ def _size_fault(payload: Payload, there: Mapping[str, int]) -> str | None:
     return None if size == payload.size else f"truncated or altered: {size} bytes, {payload.size} committed"
 
 
-def _fault_of(error: Exception, path: str) -> str:
-    """An error as what is wrong with a file. One that no file and no server can be blamed for is raised again."""
+def _fault_of(error: CheckFailed | SpecError | OSError, path: str) -> str:
+    """An error as what is wrong with a file. That of a full scratch disk, which is nobody's fault, is raised again."""
     if isinstance(error, FileNotFoundError):
         return "missing"
-    known = isinstance(error, (StorageError, ShardError, SpecError, OSError))
-    if not known and type(error).__module__.split(".")[0] not in REMOTE_LIBRARIES:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         raise error
     return " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__
 
@@ -176,22 +174,19 @@ class _Contents:
         storage = self._version.storage
         local = storage.local_path(payload.path)
         try:
+            sha256 = "" if self._deep and local is None else storage.sha256(payload.path)
+            if sha256 == payload.sha256 and not self._deep:
+                return None
             with tempfile.TemporaryDirectory() as scratch:
-                copy = Path(scratch) / "payload"
-                if local is None and self._deep:
-                    sha256, local = storage.fetch(payload.path, copy), copy
-                else:
-                    sha256 = storage.sha256(payload.path)
-                if sha256 == payload.sha256 and not self._deep:
-                    return None
                 if local is None:
-                    storage.fetch(payload.path, local := copy)
+                    fetched = storage.fetch(payload.path, local := Path(scratch) / "payload")
+                    sha256 = sha256 or fetched
                 sound = sha256 == payload.sha256
                 if payload.view is None:
                     fault = self._list_fault(payload, local)
                 else:
                     fault = self._tar_fault(payload, local, sound)
-        except Exception as error:
+        except (StorageError, OSError) as error:
             return _fault_of(error, storage.url(payload.path))
         if sound:
             return fault

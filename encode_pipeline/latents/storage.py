@@ -10,25 +10,27 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
-
-import fsspec
+from typing import TypeVar
 
 from encode_pipeline.latents import disk
 from encode_pipeline.latents.command import REMOTE_LIBRARIES, CheckFailed, RequestError
+from encode_pipeline.latents.filesystems import open_filesystem, protocol_of
 
 CHUNK = 1 << 20
 BLOCK_BYTES = 16 << 20
 """Of an object, asked for at once."""
 REFUSAL_PAUSES = (0.1, 0.5, 2.0)
 """Seconds before an object is created once more that the server refused, as if it were there, though it is not."""
+WRITES = 4
+"""Of one object, until what is read back is what was written."""
 LISTING_THREADS = 16
 _memory_lock = threading.Lock()
+Content = TypeVar("Content")
 
 
 class StorageError(CheckFailed):
@@ -110,6 +112,16 @@ class Storage:
         """An object's bytes, refused if they are fewer or more than the storage says they are."""
         return b"".join(self.chunks(path))
 
+    def parsed(self, path: str, parse: Callable[[bytes], Content]) -> Content:
+        """What an object's bytes mean; those that mean nothing are read once more, for the damage may be of the way."""
+        data = self.read(path)
+        try:
+            return parse(data)
+        except (CheckFailed, RequestError):
+            if self.is_local:
+                raise
+        return parse(self.read(path))
+
     def create(self, path: str, data: bytes) -> bool:
         """Makes an object if none is there. False if one is: another writer's, or this one's whose answer was lost."""
         if self.is_local:
@@ -130,10 +142,12 @@ class Storage:
         if self.is_local:
             disk.replace(Path(self._full(path)), data)
             return
-        with self._told_plainly(path):
-            self.fs.pipe_file(self._full(path), data)
-        if self.read(path) != data:
-            raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
+        for _ in range(WRITES):
+            with self._told_plainly(path):
+                self.fs.pipe_file(self._full(path), data)
+            if self.read(path) == data:
+                return
+        raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
 
     def publish(self, local: Path, path: str) -> None:
         """Copies a finished file to its place, where it appears whole or not at all."""
@@ -235,28 +249,6 @@ class Storage:
 
     def _full(self, path: str) -> str:
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
-
-
-def open_filesystem(url: str) -> tuple[Any, str]:
-    """The filesystem behind a URL, and the path within it. Never one that would run a command."""
-    protocol = url.split("://", 1)[0] if "://" in url else "file"
-    if url.startswith("pipe:") or "::" in url:
-        raise RequestError(f"{url}: not a kind of address that is read here")
-    # A listing cache would hide what other writers have just created.
-    options = {"use_listings_cache": False} if protocol in ("s3", "s3a", "gs", "gcs") else {}
-    try:
-        fs, root = fsspec.core.url_to_fs(url, **options)
-    except (ValueError, ImportError) as error:
-        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
-        hint = f"; install latent-clip-pipeline[{extra}]" if extra and isinstance(error, ImportError) else ""
-        raise RequestError(f"{url}: {' '.join(str(error).split())}{hint}") from None
-    return fs, str(root).rstrip("/") or "/"
-
-
-def protocol_of(fs: Any) -> str:
-    """The name that URLs of a filesystem begin with: file, s3, gs, memory, http."""
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return {"local": "file", "s3a": "s3", "gcs": "gs"}.get(protocol, protocol)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -29,18 +29,17 @@ from encode_pipeline.latents.failpoints import failpoint
 from encode_pipeline.latents.spec import LatentSpec, canonical_json, digest
 from encode_pipeline.latents.storage import Storage, StorageError
 from encode_pipeline.latents.tables import (
-    MANIFEST_SCHEMA,
+    COMMITS_AT_ONCE,
     manifest_table,
     plan_table,
+    read_manifest,
     read_plan,
-    read_table,
     to_parquet,
 )
 
 MANIFEST = "manifest.parquet"
 SHARD_LIST = "shards.txt"
 READ_THREADS = 32
-COMMITS_AT_ONCE = 1024
 LISTED_AT_ONCE = 4000
 
 
@@ -100,12 +99,7 @@ class Version:
     def commit(self, shard: str) -> ShardCommit:
         path = f"commits/{shard}.json"
         where = self.storage.url(path)
-        try:
-            commit = ShardCommit.from_json(self.storage.read(path), where)
-        except StorageError:
-            if self.storage.is_local:
-                raise
-            commit = ShardCommit.from_json(self.storage.read(path), where)  # the damage may have been on the way
+        commit = self.storage.parsed(path, lambda data: ShardCommit.from_json(data, where))
         if commit.shard != shard or commit.fingerprint != self.fingerprint:
             raise StorageError(f"{where}: is the commit of {commit.shard} in version {commit.fingerprint}")
         return commit
@@ -216,7 +210,7 @@ class Version:
         """One row for every tar of the sealed version."""
         if not self.sealed:
             raise RequestError(f"{self.storage.url()}: not sealed; run: python -m encode_pipeline seal STORE")
-        return read_table(self.storage, MANIFEST, MANIFEST_SCHEMA)
+        return read_manifest(self.storage, MANIFEST)
 
     def sealed_shards(self) -> set[str]:
         """The shards that the manifest vouches for, those without a usable sample included."""
@@ -285,7 +279,7 @@ class Store:
         if len(matches) != 1:
             raise RequestError(f"{self.storage.url()}: no one version {fingerprint}; there are {', '.join(versions)}")
         path = f"{matches[0]}/spec.json"
-        spec = LatentSpec.from_json(self.storage.read(path), self.storage.url(path))
+        spec = self.storage.parsed(path, lambda data: LatentSpec.from_json(data, self.storage.url(path)))
         if spec.fingerprint != matches[0]:
             raise StorageError(f"{self.storage.url(path)}: is the spec of version {spec.fingerprint}")
         return Version(Storage(self.storage.url(matches[0])), spec)
@@ -315,8 +309,11 @@ class Store:
     def _current(self) -> dict[str, Any]:
         if not self.storage.exists("current.json"):
             return {}
+        return self.storage.parsed("current.json", self._parse_current)
+
+    def _parse_current(self, data: bytes) -> dict[str, Any]:
         try:
-            content = json.loads(self.storage.read("current.json"))
+            content = json.loads(data)
             return {"fingerprint": str(content["fingerprint"]), "history": [str(name) for name in content["history"]]}
         except (ValueError, KeyError, TypeError):
             raise StorageError(f"{self.storage.url('current.json')}: does not name a version") from None

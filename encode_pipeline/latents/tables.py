@@ -39,13 +39,15 @@ def manifest_table(commits: Iterator[ShardCommit]) -> pa.Table:
     """A row for every latent tar of some commits, which are a million at full size and never all in memory."""
     batches = []
     while some := list(islice(commits, COMMITS_AT_ONCE)):
-        rows = [
-            {**payload.model_dump(), "shard": commit.shard, "source": commit.source.uri}
-            for commit in some
-            for payload in commit.views
-        ]
+        rows = [row for commit in some for row in rows_of(commit)]
         batches.append(pa.RecordBatch.from_pylist(rows, schema=MANIFEST_SCHEMA))
     return pa.Table.from_batches(batches, schema=MANIFEST_SCHEMA).combine_chunks()
+
+
+def rows_of(commit: ShardCommit) -> list[dict[str, Any]]:
+    """What a manifest says of a shard: a row for each of its latent tars."""
+    about = {"shard": commit.shard, "source": commit.source.uri}
+    return [{**payload.model_dump(), **about} for payload in commit.views]
 
 
 def plan_table(sources: Iterable[SourceShard]) -> tuple[str, bytes]:
@@ -58,11 +60,20 @@ def plan_table(sources: Iterable[SourceShard]) -> tuple[str, bytes]:
 
 
 def read_plan(storage: Storage, path: str) -> list[SourceShard]:
-    columns = read_table(storage, path, PLAN_SCHEMA, HASHED_PLAN_SCHEMA).to_pydict()
-    rows = list(zip(*columns.values(), strict=True))
-    if path.rpartition("/")[2] != _plan_name(rows):
-        raise StorageError(f"{storage.url(path)}: damaged: its content does not give its name")
-    return [SourceShard(**dict(zip(columns, row, strict=True))) for row in rows]
+    where = storage.url(path)
+
+    def parse(data: bytes) -> list[SourceShard]:
+        columns = _table(data, where, PLAN_SCHEMA, HASHED_PLAN_SCHEMA).to_pydict()
+        rows = list(zip(*columns.values(), strict=True))
+        if path.rpartition("/")[2] != _plan_name(rows):
+            raise StorageError(f"{where}: damaged: its content does not give its name")
+        return [SourceShard(**dict(zip(columns, row, strict=True))) for row in rows]
+
+    return storage.parsed(path, parse)
+
+
+def read_manifest(storage: Storage, path: str) -> pa.Table:
+    return storage.parsed(path, lambda data: _table(data, storage.url(path), MANIFEST_SCHEMA))
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -71,16 +82,15 @@ def to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def read_table(storage: Storage, path: str, *schemas: pa.Schema) -> pa.Table:
+def _table(data: bytes, where: str, *schemas: pa.Schema) -> pa.Table:
     """A table whose columns are those of one of the schemas."""
-    data = storage.read(path)
     try:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeError) as error:
-        raise StorageError(f"{storage.url(path)}: damaged: {' '.join(str(error).split())[:200]}") from None
+        raise StorageError(f"{where}: damaged: {' '.join(str(error).split())[:200]}") from None
     if not any(table.schema.equals(schema, check_metadata=False) for schema in schemas):
-        raise StorageError(f"{storage.url(path)}: damaged: has other columns than it should")
+        raise StorageError(f"{where}: damaged: has other columns than it should")
     return table
 
 

@@ -10,9 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from encode_pipeline.latents.shard_check import Errand, Findings, Problem, check_shards, commit_url, mark_of, rows_of
+from encode_pipeline.latents.shard_check import Errand, Findings, Problem, check_shards, commit_url, mark_of
 from encode_pipeline.latents.storage import StorageError
-from encode_pipeline.latents.store import MANIFEST, SHARD_LIST, Version
+from encode_pipeline.latents.store import LISTED_AT_ONCE, MANIFEST, SHARD_LIST, Version
+from encode_pipeline.latents.tables import rows_of
 
 ROWS = 10_000
 """Of the manifest, turned into Python's objects at once."""
@@ -53,18 +54,18 @@ def verify(
     `deep` also looks into what is read, sample by sample. `tell` hears after every shard how far it is, of how many.
     """
     verdict = Verdict(version.fingerprint, deep)
-    done = version.done()
     manifest: _Manifest | None = None
+    expected: set[str] = set()
     try:
         manifest = _read_manifest(version) if version.sealed else None
         expected = set(version.planned()) if manifest is None else manifest.shards
-        verdict.problems += [
-            Problem(commit_url(version, shard), "missing: no commit for this shard")
-            for shard in sorted(expected - done)
-        ]
     except StorageError as error:  # a damaged plan or manifest, which names itself
         path, _, fault = str(error).partition(": ")
         verdict.problems.append(Problem(path, fault))
+    done = version.done(sorted(expected)[::LISTED_AT_ONCE])
+    verdict.problems += [
+        Problem(commit_url(version, shard), "missing: no commit for this shard") for shard in sorted(expected - done)
+    ]
     names = sorted(done)
     drawn = done if sample is None else set(random.Random(seed).sample(names, min(sample, len(names))))
     disputed: set[str] = set()

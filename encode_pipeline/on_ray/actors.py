@@ -18,7 +18,7 @@ from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.on_ray.messages import Answer, Post
 from encode_pipeline.on_ray.metrics import ActorMetrics
-from encode_pipeline.records import CalledBack, ShardReport
+from encode_pipeline.records import CalledBack, FailedAttempt, ShardReport
 
 # What is heavy is imported where it is used: the driver imports this file too, and it stands on a small machine.
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class VaeActor:
         from encode_pipeline.attempt import attempt_shard
 
         encoder, version = self._load()
+        # Not as the name of the task: Ray keeps 14 KB of every other name, in the driver and on every machine.
+        print(f"{source.name}: begun", flush=True)
         began = time.monotonic()
         outcome = attempt_shard(source, version, encoder, self._config, partial(self._made, began))
         if isinstance(outcome, ShardReport):
@@ -61,6 +63,7 @@ class VaeActor:
             self._metrics.shard(outcome)
         else:
             self._metrics.failed(outcome.blame)
+        print(f"{source.name}: {outcome.error if isinstance(outcome, FailedAttempt) else 'committed'}", flush=True)
         return Answer(outcome, self._latents)
 
     def latents(self) -> int:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 
+from encode_pipeline.latents.command import RequestError
+
 
 @contextmanager
 def joined() -> Iterator[bool]:
@@ -20,7 +22,10 @@ def joined() -> Iterator[bool]:
     # Without an address Ray would join, or wait for, whatever another program has left on this machine.
     where = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level="ERROR", **where)
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", **where)
+    except (RuntimeError, ValueError, ConnectionError) as error:
+        raise RequestError(f"engine=ray: {' '.join(str(error).split()) or type(error).__name__}") from None
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the program at once
     try:
         yield bool(where)

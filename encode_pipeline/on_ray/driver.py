@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import ray
 from ray.exceptions import RayTaskError
@@ -27,7 +27,9 @@ PAUSE = 0.5
 QUIET = 30.0
 """Seconds without any encoder after which a person is told, again and again."""
 GRACE = 5.0
-"""Seconds that other encoders are given to come up when one has refused to work."""
+"""Seconds that a state must last in which nobody can work before it ends a run."""
+LOADING = 180.0
+"""Seconds that other encoders are given to come up when some have refused to work."""
 FAREWELL = 5.0
 """Seconds that encoders are given to give their shards back when a run is broken off."""
 MEASURE = 2.0
@@ -41,7 +43,7 @@ def run_on_ray(
     config: EncodeConfig,
     listener: Listener,
     actor: type = VaeActor,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """What became of each shard, as soon as it is known. Joins the cluster at RAY_ADDRESS, or starts one here."""
     with joined() as started_here:
         if started_here:  # nobody will add to this one
@@ -63,9 +65,10 @@ class Run:
     def __init__(self, work: Workload, fleet: Fleet, listener: Listener, metrics: FleetMetrics) -> None:
         self._work, self._fleet, self._listener, self._metrics = work, fleet, listener, metrics
         self._done = self._given_up = 0
-        self._refusal: Exception | None = None
-        self._refused = self._measured = 0.0
-        self._quiet_since = time.monotonic()
+        self._kept: Encoder | None = None
+        self._refusal: BaseException | None = None
+        self._measured = 0.0
+        self._quiet_since = self._room_since = self._refused_since = time.monotonic()
 
     def outcomes(self) -> Iterator[Outcome]:
         while not self._work.finished:
@@ -82,12 +85,26 @@ class Run:
             self._measure()
 
     def _give(self) -> None:
-        """Shards to those who have room; one that may kill its process gets an encoder to itself."""
-        while (encoder := self._fleet.freest(self._work.is_suspect)) is not None:
-            source = (None if encoder.shards else self._work.take_suspect()) or self._work.take()
-            if source is None:
+        """Shards to those who have room. What may kill its process gets an encoder to itself, and a good one."""
+        self._kept = self._kept_free()
+        for encoder in self._fleet.able() if self._kept else ():
+            if not encoder.shards and (encoder is self._kept or not encoder.failures):
+                if (source := self._work.take_suspect()) is None:
+                    break
+                self._fleet.give(encoder, source)
+        while (freest := self._fleet.freest(self._kept, self._work.is_suspect)) is not None:
+            if (source := self._work.take()) is None:
                 return
-            self._fleet.give(encoder, source)
+            self._fleet.give(freest, source)
+
+    def _kept_free(self) -> Encoder | None:
+        """An encoder that gets no more shards while suspects wait, so that one of them can have it to itself."""
+        if not self._work.has_suspects:
+            return None
+        able = self._fleet.able()
+        if self._kept in able and self._kept is not None and not self._kept.failures:
+            return self._kept
+        return min(able, key=lambda encoder: (encoder.failures, len(encoder.shards)), default=None)
 
     def _settle(self, call: Answered) -> Outcome | None:
         """What an answer means for its shard and for the encoder that gave it."""
@@ -97,20 +114,16 @@ class Run:
             encoder.asked = False
             if error is None:
                 self._fleet.is_there(encoder, call.future.result())
-            elif isinstance(error, RayTaskError):
-                self._cannot_work(encoder, error)
             else:
-                self._fleet.went_away(encoder, error)
+                self._failed(encoder, error)
             return None
         if error is None:
             del encoder.shards[source.name]
             answer: Answer = call.future.result()
             self._fleet.heard(encoder, answer.latents)
+            encoder.heard = time.monotonic()
             return self._tried(encoder, source, answer.outcome)
-        if isinstance(error, RayTaskError):
-            self._cannot_work(encoder, error)
-        else:
-            self._fleet.went_away(encoder, error)
+        self._failed(encoder, error)
         del encoder.shards[source.name]
         if source.name in encoder.excused or getattr(error, "preempted", False):
             encoder.excused.discard(source.name)
@@ -118,7 +131,7 @@ class Run:
             self._work.give_back(source)
             return None
         self._metrics.retry("lost")
-        return self._work.lost(source, describe_error(error))
+        return self._work.lost(source, describe_error(error), excused=self._fleet.is_to_blame(encoder))
 
     def _tried(self, encoder: Encoder, source: SourceShard, outcome: ShardReport | FailedAttempt) -> Outcome | None:
         if isinstance(outcome, ShardReport):
@@ -130,27 +143,41 @@ class Run:
                 encoder.no_room, encoder.rests_until = True, time.monotonic() + LONGEST_REST
             elif outcome.blame is Blame.CHANCE and not self._work.is_outage:
                 self._fleet.rest(encoder)
-        return self._work.settle(source, outcome)
+        return self._work.settle(source, outcome, excused=self._fleet.is_to_blame(encoder))
 
-    def _cannot_work(self, encoder: Encoder, error: RayTaskError) -> None:
-        """It has no VAE, or the wrong one, or no GPU: it is asked again later, perhaps on another machine."""
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        self._listener.event("encoder failed", f"{encoder.name}: {describe_error(cause)}", encoder=encoder.name)
-        self._refusal, self._refused = cause, time.monotonic()
+    def _failed(self, encoder: Encoder, error: BaseException) -> None:
+        """A call that came to nothing: its process is gone, or it cannot work and says why."""
+        could_be_made = not getattr(error, "actor_init_failed", False)
+        if could_be_made and not isinstance(error, RayTaskError):
+            self._fleet.went_away(encoder, error)
+            return
+        cause = getattr(error, "cause", None) or error
+        text = describe_error(cause) if could_be_made else f"cannot be made: {str(error).strip().splitlines()[-1]}"
+        self._listener.event("encoder failed", f"{encoder.name}: {text}", encoder=encoder.name)
+        as_it_is = isinstance(cause, (RequestError, SpecError, CheckFailed))
+        self._refusal = cause if as_it_is else CheckFailed(f"no encoder can work: {text}")
         encoder.refuses = True
-        self._fleet.restart(encoder, LONGEST_REST if isinstance(cause, (RequestError, SpecError)) else RESTART_PAUSE)
+        if could_be_made:
+            self._fleet.restart(encoder, LONGEST_REST if as_it_is else RESTART_PAUSE)
+        else:
+            self._fleet.replace(encoder, LONGEST_REST)
 
     def _look_for_trouble(self) -> None:
         """Ends a run in which nobody can do anything any more; while that may change, a person is told."""
         now, encoders = time.monotonic(), self._fleet.encoders
         up = [encoder for encoder in encoders if encoder.up]
+        if not (up and all(encoder.no_room and not encoder.shards for encoder in up)):
+            self._room_since = now
+        elif now - self._room_since > GRACE:
+            raise CheckFailed("no machine has room left to write to; make room, and run the same command again")
+        if up or self._refusal is None:
+            self._refused_since = now
         if up:
-            self._quiet_since = now
-            if all(encoder.no_room and not encoder.shards for encoder in up):
-                raise CheckFailed("no machine has room left to write to; make room, and run the same command again")
+            self._quiet_since, self._refusal = now, None
             return
+        waits_for = LOADING if any(not encoder.refuses for encoder in encoders) else GRACE
         hopeless = all(encoder.refuses or not encoder.was_up for encoder in encoders)
-        if self._refusal is not None and hopeless and now - self._refused > GRACE:
+        if self._refusal is not None and hopeless and now - self._refused_since > waits_for:
             raise self._refusal
         if now - self._quiet_since > QUIET:
             text = f"waiting: none of {len(encoders)} encoders is up; the cluster is full, or has no GPUs now"

@@ -27,6 +27,8 @@ BEAT = 5.0
 RESTART_PAUSE = 2.0
 """Seconds until an encoder that went away is asked again."""
 LONGEST_REST = 60.0
+FAILS_ALWAYS = 3
+"""Tries in a row that fail on an encoder, from which on it is taken to be the encoder's fault."""
 STALLED = 900.0
 """Seconds without a latent after which an encoder that has shards is started anew."""
 
@@ -39,6 +41,7 @@ class Encoder:
     handle: Any
     up: bool = False
     node: str = ""
+    last_node: str = ""
     shards: dict[str, SourceShard] = field(default_factory=dict)
     asked: bool = False
     """Whether a question is under way that only tells if it is there."""
@@ -76,7 +79,7 @@ class Fleet:
         self._answers: SimpleQueue[Answered] = SimpleQueue()
         self.encoders: list[Encoder] = []
         self._next_look = self._next_beat = 0.0
-        self._live = 0
+        self._live = self._started = 0
         self._cpus = 0.0 if config.gpus_per_actor else _cores_each(config.actors)
 
     def look_after(self) -> None:
@@ -102,32 +105,34 @@ class Fleet:
             self._live = live
             self._listener.live(live)
 
-    def freest(self, is_suspect: Callable[[str], bool]) -> Encoder | None:
+    def freest(self, kept: Encoder | None, is_suspect: Callable[[str], bool]) -> Encoder | None:
         """The least busy of those that can take another shard, and have none that must be alone."""
-        now = time.monotonic()
-        able = (
-            encoder
-            for encoder in self.encoders
-            if encoder.up
-            and not encoder.leaves
-            and len(encoder.shards) < SHARDS_IN_FLIGHT
-            and now >= encoder.rests_until
-            and not any(map(is_suspect, encoder.shards))
+        free = (e for e in self.able() if len(e.shards) < SHARDS_IN_FLIGHT and e is not kept)
+        return min(
+            (encoder for encoder in free if not any(map(is_suspect, encoder.shards))),
+            key=lambda encoder: len(encoder.shards),
+            default=None,
         )
-        return min(able, key=lambda encoder: len(encoder.shards), default=None)
+
+    def able(self) -> list[Encoder]:
+        """Those that work now, and need no rest."""
+        now = time.monotonic()
+        return [
+            encoder for encoder in self.encoders if encoder.up and not encoder.leaves and now >= encoder.rests_until
+        ]
 
     def give(self, encoder: Encoder, source: SourceShard) -> None:
         if not encoder.shards:
             encoder.heard = time.monotonic()
         encoder.shards[source.name] = source
-        reference = encoder.handle.encode.options(name=f"encode {source.name}").remote(source)
+        reference = encoder.handle.encode.remote(source)
         self._expect(encoder, source, reference)
 
     def answers(self, timeout: float) -> Iterator[Answered]:
-        """All answers that are there, once there is one."""
+        """Those answers that are there, once there is one; what comes meanwhile is for the next time."""
         try:
             yield self._answers.get(timeout=timeout)
-            while True:
+            for _ in range(self._answers.qsize()):
                 yield self._answers.get_nowait()
         except Empty:
             return
@@ -143,7 +148,10 @@ class Fleet:
         if not isinstance(answer, Post):
             self.heard(encoder, answer)
             return
+        if answer.node != encoder.last_node:  # what was wrong with another machine is forgotten
+            encoder.failures, encoder.last_node = 0, answer.node
         encoder.up, encoder.was_up, encoder.refuses, encoder.node = True, True, False, answer.node
+        encoder.no_room = False
         encoder.latents, encoder.heard = 0, time.monotonic()
         text = None
         if answer.device == "cpu" and self._config.gpus_per_actor:
@@ -155,10 +163,16 @@ class Fleet:
         if encoder.up:
             self._listener.event("encoder lost", None, encoder=encoder.name, error=" ".join(str(error).split()))
             encoder.excused = set(encoder.shards) if encoder.leaves else set()
-        if getattr(error, "actor_init_failed", False):  # the one end from which Ray brings nobody back
-            encoder.handle = self._start(encoder.name)
+            encoder.failures += bool(encoder.shards) and not encoder.leaves
+            encoder.rests_until = time.monotonic() + max(RESTART_PAUSE, _rest_after(encoder.failures))
         encoder.up, encoder.leaves, encoder.node = False, False, ""
-        encoder.rests_until = time.monotonic() + RESTART_PAUSE
+        encoder.rests_until = max(encoder.rests_until, time.monotonic() + RESTART_PAUSE)
+
+    def replace(self, encoder: Encoder, rest: float) -> None:
+        """Another actor for one that could not even be made: the one end from which Ray brings nobody back."""
+        self.went_away(encoder, "could not be made")
+        encoder.handle = self._start()
+        encoder.rests_until = time.monotonic() + rest
 
     def restart(self, encoder: Encoder, rest: float) -> None:
         """Ends its process; Ray starts another one, wherever there is room."""
@@ -169,10 +183,15 @@ class Fleet:
     def rest(self, encoder: Encoder) -> None:
         """Gives an encoder on which tries fail less to do, so that it does not eat up all shards."""
         encoder.failures += 1
-        rest = min(LONGEST_REST, 2.0**encoder.failures)
-        if encoder.failures >= 3 and not encoder.shards:
+        rest = _rest_after(encoder.failures)
+        if encoder.failures >= FAILS_ALWAYS and not encoder.shards:
             self.restart(encoder, rest)
         encoder.rests_until = time.monotonic() + rest
+
+    def is_to_blame(self, encoder: Encoder) -> bool:
+        """Whether everything fails on this one, and not on others."""
+        well = (other.up and not other.failures for other in self.encoders if other is not encoder)
+        return encoder.failures >= FAILS_ALWAYS and any(well)
 
     def call_back(self, seconds: float) -> None:
         """Has every encoder give back its shards, and waits so long for it."""
@@ -203,16 +222,19 @@ class Fleet:
 
     def _grow(self) -> None:
         for _ in range(len(self.encoders), self._config.actors or self._room()):
-            name = f"vae-{self._fingerprint[:8]}-{len(self.encoders)}"
-            self.encoders.append(Encoder(name, self._start(name)))
+            self.encoders.append(Encoder(f"vae-{self._fingerprint[:8]}-{len(self.encoders)}", self._start()))
 
     def _room(self) -> int:
-        """Encoders that fit into the cluster as it is now, machine by machine."""
+        """Encoders that fit into the cluster as it is now, machine by machine and GPU by GPU."""
         what, share = ("GPU", self._config.gpus_per_actor) if self._config.gpus_per_actor else ("CPU", self._cpus)
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return sum(int(resources.get(what, 0) / share + 1e-9) for resources in machines)
+        amounts = [node["Resources"].get(what, 0) for node in ray.nodes() if node["Alive"]]
+        if share < 1:
+            return sum(int(amount) * int(1 / share + 1e-9) for amount in amounts)
+        return sum(int(amount / share) for amount in amounts)
 
-    def _start(self, name: str) -> Any:
+    def _start(self) -> Any:
+        self._started += 1
+        name = f"vae-{self._fingerprint[:8]}-{self._started - 1}"
         # Two calls more than it has shards, so that it always has an ear for questions.
         options: dict[str, Any] = {"name": name, "max_concurrency": SHARDS_IN_FLIGHT + 2}
         if traps := os.environ.get(failpoints.ENVIRONMENT):
@@ -234,8 +256,12 @@ class Fleet:
                 self._listener.event("draining", text, encoder=encoder.name, node=encoder.node)
 
 
+def _rest_after(failures: int) -> float:
+    return min(LONGEST_REST, 2.0 ** min(failures, 10)) if failures else 0.0
+
+
 def _cores_each(actors: int | None) -> float:
-    """The cores of an encoder without a GPU: one, or its part of them all."""
-    cores = float(ray.cluster_resources().get("CPU", 0))
-    each = cores / actors if actors and cores else 1.0
+    """The cores of an encoder without a GPU: one, or its part of them all, as far as a machine has so many."""
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    each = min(sum(cores) / actors, max(cores)) if actors and any(cores) else 1.0
     return float(int(each)) if each >= 1 else each

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
 
 from encode_pipeline.latents.shard_check import Errand, Findings, Problem, check_shards, commit_url
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.storage import Storage
 from encode_pipeline.latents.store import Version
-from encode_pipeline.on_ray.cluster import joined  # before ray, which it settles
-
-import ray  # isort: skip
-from ray.exceptions import RayError, RayTaskError  # isort: skip
+from encode_pipeline.on_ray.cluster import joined
 
 SHARDS_A_TASK = 8
 """Ten gigabytes at full size: half a minute, which is what is lost with a worker."""
@@ -24,52 +25,74 @@ READERS = 4
 """Shards that a task reads at once; a single stream of an object store does not fill a core."""
 RETRIES = 10
 """Of a task whose worker or node went away; preemptions are many in a week, and ten of one task are no accident."""
-QUIET = 300.0
-"""Seconds without an answer after which a person is told."""
+PATIENCE = 300.0
+"""Seconds without an answer after which a task is given out once more: Ray takes long to miss a machine that froze."""
+
+
+@dataclass
+class _Task:
+    bunch: Sequence[Errand]
+    copies: list[Any]
+    """Its calls under way: one, but for a task that does not answer."""
+
+    @property
+    def name(self) -> str:
+        return f"verify {self.bunch[0].shard}..{self.bunch[-1].shard}"
 
 
 def check_on_ray(version: Version, errands: Sequence[Errand], deep: bool) -> Generator[Findings, None, None]:
     """The findings on each shard, in order, as `check_shards` gives them here."""
     with joined():
+        check = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD", name="verify")(check_bunch)
+        waiting: deque[_Task] = deque()
+
+        def call(task: _Task) -> None:
+            task.copies.append(check.remote(version.storage.url(), version.spec, task.bunch, deep))
+
         size = min(SHARDS_A_TASK, max(1, len(errands) // (TASKS_A_CPU * _cpus())))
-        check = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(check_bunch)
-        waiting: deque[tuple[Sequence[Errand], Any]] = deque()
         try:
             for start in range(0, len(errands), size):
-                bunch = errands[start : start + size]
-                named = check.options(name=_name(bunch))
-                waiting.append((bunch, named.remote(version.storage.url(), version.spec, bunch, deep)))
+                waiting.append(_Task(errands[start : start + size], []))
+                call(waiting[-1])
                 while len(waiting) >= TASKS_A_CPU * _cpus():
-                    yield from _findings(version, *waiting.popleft())
+                    yield from _findings(version, waiting[0], call)
+                    waiting.popleft()
             while waiting:
-                yield from _findings(version, *waiting.popleft())
+                yield from _findings(version, waiting[0], call)
+                waiting.popleft()
         finally:
-            for _, reference in waiting:
-                ray.cancel(reference, force=True)
+            for task in waiting:
+                _cancel(task.copies)
 
 
 def check_bunch(url: str, spec: LatentSpec, bunch: Sequence[Errand], deep: bool) -> list[Findings]:
-    """The task: a few shards of the version at an address."""
+    """What a task does: a few shards of the version at an address."""
     return list(check_shards(Version(Storage(url), spec), bunch, deep, READERS))
 
 
-def _findings(version: Version, bunch: Sequence[Errand], reference: Any) -> list[Findings]:
+def _findings(version: Version, task: _Task, call: Callable[[_Task], None]) -> list[Findings]:
     """What a task found; of one that took every worker with it, that nothing is known of its shards."""
-    if not ray.wait([reference], timeout=QUIET)[0]:
-        print(f"waiting for {_name(bunch)}; is the cluster full?", file=sys.stderr, flush=True)
+    patience = PATIENCE
+    while not (answered := ray.wait(task.copies, timeout=patience)[0]):
+        print(f"{task.name}: no answer for {patience:g} s; asked again", file=sys.stderr, flush=True)
+        call(task)
+        patience *= 2
+    _cancel([copy for copy in task.copies if copy not in answered])
     try:
-        findings: list[Findings] = ray.get(reference)
+        findings: list[Findings] = ray.get(answered[0])
     except RayTaskError as error:
         raise error.cause or error from None
     except RayError as error:
-        fault = f"not checked: {type(error).__name__}, again and again, in the task {_name(bunch)}"
-        problems = [(errand.shard, Problem(commit_url(version, errand.shard), fault)) for errand in bunch]
-        return [Findings(shard, files=0, problems=(problem,)) for shard, problem in problems]
+        fault = f"not checked: {type(error).__name__}, again and again, in the task {task.name}"
+        problems = [Problem(commit_url(version, errand.shard), fault) for errand in task.bunch]
+        pairs = zip(task.bunch, problems, strict=True)
+        return [Findings(errand.shard, files=0, problems=(problem,)) for errand, problem in pairs]
     return findings
 
 
-def _name(bunch: Sequence[Errand]) -> str:
-    return f"verify {bunch[0].shard}..{bunch[-1].shard}"
+def _cancel(calls: Sequence[Any]) -> None:
+    for reference in calls:
+        ray.cancel(reference, force=True)
 
 
 def _cpus() -> int:
