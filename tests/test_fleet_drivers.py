@@ -87,7 +87,7 @@ def test_a_run_that_is_told_to_stop_gives_back_what_it_has_and_leaves_nothing_be
     assert list(scratch.iterdir()) == []
     before = done(config)
     assert before and mark.shard not in before
-    result = Run(config).result()
+    result = Run(settings(tmp_path, engine="local")).result()
     assert result["ok"] and result["already_done"] == len(before)
     reconcile(config)
 
@@ -110,5 +110,6 @@ def test_an_interrupt_from_the_keyboard_reaches_a_whole_cluster_and_does_no_harm
     wait_for("the end of its encoder", lambda: not is_alive(mark.process))
     before = done(config)
     assert before and mark.shard not in before
-    assert Run(settings(tmp_path, engine="local")).result()["already_done"] == len(before)
+    result = Run(settings(tmp_path, engine="local")).result()
+    assert result["ok"] and result["already_done"] == len(before)
     reconcile(config)

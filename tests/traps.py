@@ -13,7 +13,7 @@ import pytest
 
 from encode_pipeline.latents.failpoints import ENVIRONMENT
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds after which a test that waits for something fails."""
 T = TypeVar("T")
 
