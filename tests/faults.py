@@ -27,8 +27,8 @@ class Fault:
     delay                  `seconds` pass first; other rules may then apply too
     cut                    half the body arrives, and Content-Length says more
     short                  half the body arrives, as a 206 that is right in itself
-    flip                   one bit of the body arrives wrong, that of byte `at` of the object or else in the middle
-    flip-up                one bit of what is written is stored wrong
+    flip                   one bit of the body arrives wrong, in byte `at` of the object or else anywhere
+    flip-up                one bit of what is written is stored wrong, anywhere
                            (bodies of listings are spared unless the rule says LIST)
     overwrite              a conditional write is done as if it had no condition
     lose-reply             all is done, and the connection closed instead of an answer
@@ -46,6 +46,8 @@ class Fault:
     seconds: float = 0.0
     met: int = 0
     """How often it has come to pass."""
+    where: float = 0.5
+    """As a part of the whole, the place of a flipped bit, drawn anew each time."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def spoilt(answer: Answer, fault: Fault, request: Request) -> Answer:
     if fault.do == "cut":
         return Answer(answer.status, headers, half, len(body))
     if fault.do == "flip":
-        at = len(body) // 2 if fault.at is None else fault.at - request.asked().start
+        at = int(fault.where * len(body)) if fault.at is None else fault.at - request.asked().start
         return Answer(answer.status, headers, flipped(body, at), len(body))
     if fault.do != "short":
         return answer

@@ -96,8 +96,8 @@ class FaultyS3:
         if do in ERRORS:
             return error_answer(do, request)
         headers = dict(request.headers)
-        if do == "flip-up":
-            body = flipped(body, len(body) // 3)  # not where `flip` would mend it
+        if fault and do == "flip-up":
+            body = flipped(body, int(fault.where * len(body)))
             headers = {name: value for name, value in headers.items() if not is_checksum(name)}
         if do == "overwrite":
             headers = {name: value for name, value in headers.items() if name != "if-none-match"}
@@ -119,7 +119,7 @@ class FaultyS3:
                 if fault.do == "delay":
                     delay += fault.seconds
                     continue
-                met = replace(fault)
+                met = replace(fault, where=self._chance.random())
                 break
         if delay:
             self._stopping.wait(delay)

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.store import Store
 from encode_pipeline.latents.verify import verify
+from encode_pipeline.run import run
 from eval.zero_shot import ZeroShotConfig, zero_shot
 from tests.conftest import Bucket, Configure, encode_and_seal, payload_hashes
+from tests.faulty_s3 import FaultyBucket, faulty, faulty_server
 from tests.test_train import tiny_model
 from train.config import TrainConfig
 from train.loop import train
 
-__all__ = ["tiny_model"]
+__all__ = ["faulty", "faulty_server", "tiny_model"]
 
 
 def test_from_s3_to_s3_and_into_the_trainer(
@@ -59,3 +61,30 @@ def test_versions_on_s3_are_seen_at_once_by_another_process(bucket: Bucket, conf
     assert before.versions() == []
     version = encode_and_seal(configure(store=f"{bucket.url}/latents", views=1, limit=1))
     assert before.versions() == [version.fingerprint] and before.current() == version.fingerprint
+
+
+def test_on_a_server_that_does_everything_wrong_now_and_then(
+    faulty: FaultyBucket, configure: Configure, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    for path in (world / "train").glob("*.tar"):
+        faulty.client.upload_file(str(path), faulty.name, f"tars/{path.name}")
+    calm, wild = (
+        configure(source=f"{faulty.url}/tars", store=f"{faulty.url}/{name}", max_attempts=5)
+        for name in ("calm", "wild")
+    )
+    expected = payload_hashes(encode_and_seal(calm))
+    rules = [faulty.s3.add(do, times=None, chance=0.03) for do in ("503", "reset", "lose-reply", "flip", "flip-up")]
+    rules += [faulty.s3.add(do, times=None, chance=0.1) for do in ("cut", "short", "409", "412")]
+
+    def sealed() -> bool:
+        """Whether the whole of it went well; what cannot be done now is an error in one line."""
+        try:
+            return run(wild)["ok"] and Store(wild.store).version().seal() > 0
+        except (CheckFailed, RequestError, OSError):
+            return False
+
+    assert any(sealed() for _ in range(20)) and sum(rule.met for rule in rules) > 10
+    faulty.s3.clear()
+    version = Store(wild.store).version()
+    assert payload_hashes(version) == expected and verify(version).problems == []
