@@ -193,7 +193,7 @@ class Soak:
         status = self.driver.process.returncode
         self._note("driver ended", str(status))
         if status not in (0, 1, 130, 143, -signal.SIGKILL):
-            self._note("driver said", self.driver.said[-2000:])
+            self._note("driver said", (self.driver.said.splitlines() or [""])[-1])
         if status != 0:
             self.driver = self._command(self.round)
             return
