@@ -29,7 +29,7 @@ from tests.test_verify_deep import WRITTEN_WRONG, flip_all_and_cut_one, rewrite,
 
 ROOT = Path(__file__).parent.parent
 SHARDS = 30
-QUICK_HEALTH_CHECKS = {"health_check_period_ms": 200, "health_check_failure_threshold": 5}
+QUICK_HEALTH_CHECKS = {"health_check_period_ms": 200, "health_check_failure_threshold": 15}
 
 
 @pytest.fixture(scope="module")
