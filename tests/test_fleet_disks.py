@@ -79,16 +79,19 @@ def test_a_machine_whose_scratch_is_full_leaves_the_work_to_the_others(
     reconcile(config)
 
 
+@pytest.mark.parametrize(
+    ("engine", "complaint"), [("ray", "no machine has room left to write to"), ("local", "No space left on device")]
+)
 def test_without_room_for_scratch_anywhere_a_run_ends_in_one_line(
-    cluster: Machines, tmp_path: Path, capsys: Capture
+    cluster: Machines, tmp_path: Path, capsys: Capture, engine: str, complaint: str
 ) -> None:
     write_tars(tmp_path / "tars")
     with small_disk(tmp_path / "small", kilobytes=24) as disk:
-        config = settings(tmp_path, scratch=disk, max_attempts=1)
+        config = settings(tmp_path, engine=engine, scratch=disk, max_attempts=1)
         assert command(config, tmp_path) == 1
-        assert capsys.readouterr().err.splitlines()[-1] == (
-            "error: no machine has room left to write to; make room, and run the same command again"
-        )
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ") and complaint in last
+        assert last.endswith("; make room, and run the same command again")
         assert done(config) == set() and list(disk.iterdir()) == []
         make_room(disk)
         assert command(config, tmp_path) == 0

@@ -144,28 +144,28 @@ def test_with_five_seconds_notice_shards_are_given_back(
 def test_with_a_minutes_notice_shards_are_finished_unless_the_machine_dies_before(
     cluster: Machines, traps: Traps, tmp_path: Path, capsys: Capture
 ) -> None:
+    """The second machine dies before the driver can have heard of its notice: its shards are excused all the same."""
     write_tars(tmp_path / "tars")
     config = settings(tmp_path, max_attempts=1)
     begun = traps.set("before-read", "pass", times=None)
     first_held = traps.set("mid-shard", "hold", "00-*")
     last_held = traps.set("mid-shard", "hold", "05-*")
-    first, second = cluster.add(), None
+    first = cluster.add()
     run = Run(config)
-    (mark,) = first_held.wait(1, run)
+    (leaver,) = first_held.wait(1, run)
     cluster.drain(first, 60.0)
     wait_to_hear("its machine goes away in", capsys, run)
     second = cluster.add()
     first_held.release()
-    (other,) = last_held.wait(1, run)
-    assert cluster.of(other.process) is second
-    assert [m.process for m in begun.met()].count(mark.process) == 3 and len(done(config)) >= 3
+    (successor,) = last_held.wait(1, run)
+    assert cluster.of(successor.process) is second
+    assert {mark.shard for mark in begun.met() if mark.process == leaver.process} <= done(config)
     cluster.drain(second, 60.0)
-    wait_to_hear("its machine goes away in", capsys, run)
     cluster.kill(second)
     cluster.add()
     result = run.result()
     assert result["ok"] and result["shards"]["done"] == 6
-    assert not {event["shard"] for event in events(config, "retry") if event["blame"] == "lost"}
+    assert "lost" not in {event["blame"] for event in events(config, "retry")}
     reconcile(config)
 
 

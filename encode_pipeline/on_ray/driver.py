@@ -135,7 +135,9 @@ class Run:
 
     def _tried(self, encoder: Encoder, source: SourceShard, outcome: ShardReport | FailedAttempt) -> Outcome | None:
         if isinstance(outcome, ShardReport):
-            encoder.failures, encoder.no_room = 0, False
+            if encoder.no_room:  # there was some after all
+                encoder.no_room, encoder.rests_until = False, 0.0
+            encoder.failures = 0
         else:
             self._metrics.retry(outcome.blame)
             if outcome.blame is Blame.NO_ROOM:
