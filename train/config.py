@@ -11,6 +11,8 @@ from encode_pipeline.latents.command import RequestError, Settings, build, read_
 
 RECIPES = Path(__file__).parent / "recipes"
 PositiveInt = Annotated[int, Field(gt=0)]
+PIECE_ROWS = 512
+"""Of a batch, through the towers at once."""
 
 
 class Architecture(Settings):
@@ -36,16 +38,9 @@ class ModelChoice(Settings):
     grid: PositiveInt = Field(64, description="side of the latent")
 
 
-class TrainConfig(Settings):
-    """A training run."""
+class Optimisation(Settings):
+    """How weights are moved: what a run from scratch and a fine-tuning have in common."""
 
-    model: str = Field(description="a recipe's name, or a YAML file with an `architecture`")
-    data: str = Field(description="a latent store with a sealed version")
-    out: Path = Field(description="folder for checkpoints and metrics")
-    version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
-    steps: PositiveInt | None = Field(None, description="optimiser steps; or say samples")
-    samples: PositiveInt | None = Field(None, description="samples to see; or say steps")
-    batch_size: PositiveInt
     lr: float = Field(gt=0, description="peak learning rate")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up, before the cosine to zero")
     weight_decay: float = Field(0.2, ge=0)
@@ -54,15 +49,52 @@ class TrainConfig(Settings):
     eps: float = Field(1e-6, gt=0)
     clip_grad: float | None = Field(1.0, gt=0, description="largest gradient norm; null for none")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    repeated_captions: Literal["hard", "soft"] = Field(
-        "hard", description="`soft` counts every picture of an equal caption in the batch as right"
-    )
     seed: int = 0
-    workers: PositiveInt = Field(2, description="batches prepared ahead")
-    cache: Path | None = Field(None, description="folder for copies of remote shards; by default in `out`")
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
     keep_checkpoints: PositiveInt = 2
+
+
+class TrainConfig(Optimisation):
+    """A training run."""
+
+    model: str = Field(description="a recipe's name, a YAML file with an `architecture`, or an OpenCLIP JSON config")
+    data: str | list[str] | dict[str, float] = Field(
+        description="a latent store with a sealed version, or several, or a mapping of stores to weights"
+    )
+    out: Path = Field(description="folder for checkpoints and metrics; for all machines the same one")
+    version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
+    steps: PositiveInt | None = Field(None, description="optimiser steps; or say samples")
+    samples: PositiveInt | None = Field(None, description="samples to see; or say steps")
+    batch_size: PositiveInt = Field(description="samples a step, of all GPUs together")
+    accum: PositiveInt | None = Field(
+        None, description=f"pieces that a GPU's share goes in, exactly; by default of {PIECE_ROWS} samples at most"
+    )
+    loss: Literal["clip", "siglip"] = "clip"
+    repeated_captions: Literal["hard", "soft"] = Field(
+        "hard", description="`soft` counts every picture of an equal caption in the batch as right"
+    )
+    text_tower: str | None = Field(
+        None, description="where the text tower starts: OpenCLIP's MODEL/TAG or MODEL/FILE; by default at random"
+    )
+    grad_checkpointing: bool = Field(False, description="forget activations and compute them again: less memory")
+    compile: bool = Field(False, description="torch.compile the towers")
+    views: Literal["rotate", "mixed"] = Field(
+        "rotate", description="epoch e reads view e mod N; `mixed`: an epoch reads all views of all samples"
+    )
+    mix: PositiveInt = Field(
+        64, description="shards whose samples are mixed; of a remote store the cache holds twice as many"
+    )
+    damaged: Literal["stop", "skip"] = Field("stop", description="what to do about a damaged shard; skips are counted")
+    workers: int = Field(2, ge=0, description="processes that fetch, check and tokenise shards ahead; 0: in this one")
+    cache: Path | None = Field(None, description="folder for copies of remote shards, and tokens; by default in `out`")
+    cache_gb: float = Field(100, gt=0, description="the most that the cache may hold, shared by the GPUs of a machine")
+    zero_shot: str | None = Field(None, description="a labelled latent store to classify now and then")
+    classes: Path | None = Field(None, description="folder with class names and templates, as for `eval zero-shot`")
+    zero_shot_every: PositiveInt = Field(1000, description="steps between classifications")
+    tensorboard: bool = Field(False, description="also write TensorBoard's files, in `out`")
+    wandb: str | None = Field(None, description="also log to this project of Weights & Biases")
+    peak_tflops: float | None = Field(None, gt=0, description="what one GPU can do; by default known from its name")
 
     @model_validator(mode="before")
     @classmethod
