@@ -8,24 +8,58 @@ from typing import Any
 
 import torch
 
-from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.command import CheckFailed, RequestError, one_line
 
-KEYS = {"epoch", "name", "state_dict", "optimizer", "step", "spec", "architecture", "settings"}
+KINDS: dict[str, type] = {
+    "epoch": int,
+    "name": str,
+    "step": int,
+    "state_dict": dict,
+    "spec": dict,
+    "architecture": dict,
+}
+"""What every checkpoint holds. One that training can go on from also has `optimizer` and `settings`."""
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any], keep: int) -> Path:
-    """Writes `step_N.pt`, then forgets all but the last few."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `step_N.pt`, then forgets all but the last few. Without room for it, those before stay as they are."""
     path = folder / f"step_{content['step']:08d}.pt"
-    unfinished = folder / f".{path.name}.unfinished"
-    with unfinished.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, content)
+    except OSError as error:
+        rest = checkpoints(folder)
+        good = f"the last good checkpoint is {rest[-1].name}" if rest else "there is no checkpoint yet"
+        raise CheckFailed(f"{path}: {error.strerror or one_line(error)}; {good}; the same command goes on") from error
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Makes the file appear whole; if it cannot, nothing of it stays."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch reports a full disk as a failed check of its own
+            raise error.__context__ from None
+        raise
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -46,10 +80,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RequestError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises many kinds on bytes that are no checkpoint, with advice not to follow
         raise RequestError(f"{path}: not a checkpoint that can be read safely ({type(error).__name__})") from None
-    lacking = KEYS - set(content) if isinstance(content, dict) else KEYS
+    lacking = set(KINDS) - set(content) if isinstance(content, dict) else set(KINDS)
     if lacking:
         raise RequestError(f"{path}: not a checkpoint of this trainer: no {', '.join(sorted(lacking))}")
-    kinds = {"epoch": int, "name": str, "step": int}
-    if wrong := [key for key in KEYS if not isinstance(content[key], kinds.get(key, dict))]:
+    if wrong := [key for key, kind in KINDS.items() if not isinstance(content[key], kind)]:
         raise RequestError(f"{path}: not a checkpoint of this trainer: {', '.join(sorted(wrong))} of another kind")
     return dict(content)

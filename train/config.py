@@ -112,6 +112,20 @@ class TrainConfig(Optimisation):
             raise ValueError("say steps or samples, one of them")
         return self
 
+    def pieces(self, processes: int) -> int:
+        """In how many pieces each process computes its share of a batch."""
+        share, rest = divmod(self.batch_size, processes)
+        if rest:
+            raise RequestError(f"batch_size={self.batch_size}: not a multiple of {processes} GPUs")
+        if self.accum is None:
+            count = next(count for count in range(-(-share // PIECE_ROWS), share + 1) if share % count == 0)
+            if count > 1 and share // count < PIECE_ROWS // 8:
+                raise RequestError(f"batch_size={self.batch_size}: {share} samples a GPU divide badly; say accum=")
+            return count
+        if share % self.accum:
+            raise RequestError(f"accum={self.accum}: does not divide the {share} samples of each GPU")
+        return self.accum
+
     @property
     def total_steps(self) -> int:
         return self.steps if self.steps is not None else -(-(self.samples or 0) // self.batch_size)

@@ -1,4 +1,4 @@
-"""The training loop, from the store to the last checkpoint. Running it again goes on from the latest one."""
+"""The training loop, from the stores to the last checkpoint. Running it again goes on from the latest one."""
 
 from __future__ import annotations
 
@@ -8,132 +8,112 @@ from typing import Any
 
 import open_clip
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
-from encode_pipeline.latents.command import CheckFailed, RequestError, to_yaml
-from encode_pipeline.latents.spec import LatentSpec
-from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from encode_pipeline.latents.command import RequestError, to_yaml
+from train.checkpoint import checkpoints, save_checkpoint
 from train.config import TrainConfig, architecture_of
-from train.data import batches, open_dataset
-from train.loss import HardClipLoss, SoftClipLoss
-from train.metrics import MetricsLog
-from train.model import build_model, parameter_groups, tokenizer_for
-
-OF_THIS_MACHINE = {"data", "out", "version", "workers", "cache", "log_every", "checkpoint_every", "keep_checkpoints"}
+from train.curves import write_curves
+from train.data import open_data
+from train.distributed import Ranks, ranks_of_torchrun
+from train.flops import peak_flops, training_flops
+from train.guard import Guard
+from train.loss import ContrastiveLoss
+from train.metrics import MetricsLog, read_metrics
+from train.model import build_model, load_text_tower, parameter_groups, tokenizer_for
+from train.resume import resume
+from train.schedule import learning_rate
+from train.step import Towers, backward, in_pieces
+from train.stopping import Stop
+from train.zero_shot import ZeroShotSet
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Trains a model on a sealed latent store and returns where it stands at the end."""
+    """Trains a model on sealed latent stores and returns where it stands at the end."""
+    with ranks_of_torchrun() as ranks, Stop() as stop:
+        return _train(config, ranks, stop)
+
+
+def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
+    began = time.monotonic()
+    pieces, total = config.pieces(ranks.world), config.total_steps
     config.out.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(config.data, config.version, config.cache or config.out / "cache")
     architecture = architecture_of(config.model)
-    spec = dataset.spec
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(config.seed)
-    model = build_model(architecture, spec.shape[0], spec.shape[1]).to(device)
     tokenizer = tokenizer_for(architecture)
-    loss_of = SoftClipLoss() if config.repeated_captions == "soft" else HardClipLoss()
-    groups = parameter_groups(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
-    total = config.total_steps
-    step = _resume(config, spec, model, optimizer)
-    (config.out / "config.yaml").write_text(to_yaml(config))
-    log = MetricsLog(config.out / "metrics.jsonl", step)
-    started_at, began = step, time.monotonic()
-    since_log, waited, logged_step = began, 0.0, step
+    data = open_data(config, tokenizer)
+    labelled = _labelled(config, data)
 
-    stream = batches(dataset, tokenizer, config.batch_size, config.seed, step, total, config.workers)
-    model.train()
-    while step < total:
-        asked = time.monotonic()
-        batch = next(stream)
-        waited += time.monotonic() - asked
-        latents_bchw = batch.latents_bchw.to(device, torch.float32)
-        tokens_bl = batch.tokens_bl.to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+    torch.manual_seed(config.seed)
+    model = build_model(architecture, data.spec.shape[0], data.spec.shape[1], config.loss)
+    if config.text_tower:
+        load_text_tower(model, config.text_tower)
+    model.set_grad_checkpointing(config.grad_checkpointing)
+    model.to(ranks.device).train()
+    groups, betas = parameter_groups(model, config.weight_decay), (config.beta1, config.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    first = step = resume(config, data, architecture, model, optimizer, ranks)
+    compiled = torch.compile(model) if config.compile else model
+    parallel = DistributedDataParallel(compiled) if ranks.world > 1 else compiled
+    towers = Towers(parallel, bfloat16=config.precision == "bfloat16")
+    loss_of = ContrastiveLoss(ranks, config.loss, soft=config.repeated_captions == "soft")
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            features = model(latents_bchw, tokens_bl)
-        image, text = features["image_features"].float(), features["text_features"].float()
-        loss = loss_of(image, text, features["logit_scale"], tokens_bl)
-        if not torch.isfinite(loss):
-            raise CheckFailed(f"step {step + 1}: loss is {loss.item()}; samples (view, number): {batch.ids[:8]}…")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-        step += 1
+    rows = ranks.rows(config.batch_size)
+    guard = Guard(config.out, data, ranks)
+    flops = training_flops(architecture, data.spec.shape[0], data.spec.shape[1])
+    meter = Meter(config.batch_size, flops, config.peak_tflops, ranks)
+    with closing(data.batches(step, total, rows)) as batches, _log(config, ranks, step) as log:
+        while step < total:
+            batch = meter.next(batches)
+            rate = learning_rate(step, total, config.warmup, config.lr)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            latents_bchw = batch.latents_bchw.to(ranks.device, non_blocking=True)
+            tokens_bl = batch.tokens_bl.to(ranks.device, non_blocking=True)
+            position = step * config.batch_size + rows.start
 
-        if step % config.log_every == 0 or step == total:
-            now = time.monotonic()
-            span = max(now - since_log, 1e-9)
-            log.write(
-                {
+            optimizer.zero_grad(set_to_none=True)
+            contrast = backward(towers, in_pieces(latents_bchw, tokens_bl, pieces, config.seed, position), loss_of)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf)
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, math.log(100))
+            step += 1
+            guard.note(step, batch, contrast.loss, norm)
+
+            is_ending = step == total or ranks.any(stop.told is not None)
+            is_tested = labelled is not None and (step == total or step % config.zero_shot_every == 0)
+            if is_ending or is_tested or step % config.log_every == 0:
+                guard.check()
+                loss, right, skipped = ranks.sums(contrast.loss.item(), contrast.right.item(), data.skipped)
+                line = {
                     "step": step,
                     "samples": step * config.batch_size,
-                    "loss": loss.item(),
-                    "accuracy": in_batch_accuracy(image, text),
-                    "logit_scale": features["logit_scale"].item(),
+                    "loss": loss / ranks.world,
+                    "accuracy": right / config.batch_size,
+                    "logit_scale": model.logit_scale.exp().item(),
                     "grad_norm": norm.item(),
-                    "lr": learning_rate(step - 1, config),
-                    "samples_per_second": (step - logged_step) * config.batch_size / span,
-                    "data_wait": waited / span,
-                },
-                total,
-            )
-            since_log, waited, logged_step = now, 0.0, step
-        if step % config.checkpoint_every == 0 or step == total:
-            content = {
-                "epoch": step * config.batch_size // len(dataset),
-                "name": config.model,
-                "step": step,
-                "state_dict": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "spec": spec.to_dict(),
-                "architecture": architecture.model_dump(mode="json"),
-                "settings": config.model_dump(mode="json"),
-                "open_clip": open_clip.__version__,
-            }
-            save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
+                    "lr": rate,
+                    "skipped": int(skipped),
+                    **meter.read(),
+                }
+                if labelled is not None and is_tested:
+                    line |= labelled.accuracy(model, tokenizer, ranks, config.precision)
+                log.write(line)
+            if is_ending or step % config.checkpoint_every == 0:
+                guard.check()
+                if ranks.is_first:
+                    content = content_of(config, data, architecture, model, optimizer, step)
+                    save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
+                    write_curves({config.out.name: read_metrics(config.out / "metrics.jsonl")}, config.out / "curves.png")
+                ranks.wait()  # whoever left now would be missed by those that still write
+            if is_ending and step < total:
+                raise stop.error()
     return {
         "checkpoint": str(checkpoints(config.out / "checkpoints")[-1]),
         "steps": step,
-        "steps_now": step - started_at,
+        "steps_now": step - first,
         "samples": step * config.batch_size,
         "seconds": round(time.monotonic() - began, 1),
-        "device": str(device),
+        "device": str(ranks.device),
+        "processes": ranks.world,
     }
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.total_steps - config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-@torch.no_grad()
-def in_batch_accuracy(image: torch.Tensor, text: torch.Tensor) -> float:
-    """How often the nearest caption of the batch is the picture's own."""
-    return float((torch.argmax(image @ text.T, dim=1).cpu() == torch.arange(len(image))).float().mean())
-
-
-def _resume(config: TrainConfig, spec: LatentSpec, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Loads the run's latest checkpoint, if it has one, and says at which step it was made."""
-    if not checkpoints(config.out / "checkpoints"):
-        return 0
-    content = load_checkpoint(config.out)
-    before = LatentSpec.from_dict(content["spec"], f"{config.out}: checkpoint")
-    if before.fingerprint != spec.fingerprint:
-        difference = before.difference(spec)
-        raise RequestError(f"{config.out}: was trained on other latents ({difference}); use another out=")
-    now = config.model_dump(mode="json")
-    for key, value in content["settings"].items():
-        if key not in OF_THIS_MACHINE and key in now and now[key] != value:
-            raise RequestError(f"{config.out}: was begun with {key}={value}, not {now[key]}; use another out=")
-    model.load_state_dict(content["state_dict"])
-    optimizer.load_state_dict(content["optimizer"])
-    return int(content["step"])
