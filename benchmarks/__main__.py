@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks import encode, fleet, gpu, memory, one_decode, overhead, pipeline, reader
+from benchmarks import contrast, encode, fleet, gpu, memory, one_decode, overhead, pipeline, reader, training
 from benchmarks.settings import BenchmarkConfig
 from benchmarks.show import show
 from demo.report_machine import git_commit, processor, software
@@ -26,7 +26,7 @@ def run_all(config: AllConfig) -> Mapping[str, Any]:
     """All but those that take a quarter of an hour, and `gpu`, which needs one."""
     results = {}
     for name, (settings, measure) in MEASURES.items():
-        if name not in ("memory", "fleet", "scaling", "gpu"):
+        if name not in ("memory", "fleet", "scaling", "contrast", "gpu"):
             print(f"measuring: {name}", file=sys.stderr, flush=True)
             results[name] = measure(settings())
     return written(config.out, results)
@@ -66,10 +66,12 @@ MEASURES: dict[str, tuple[type[Settings], Callable[[Any], dict[str, Any]]]] = {
     "memory": (memory.MemoryConfig, memory.measure),
     "fleet": (fleet.FleetConfig, fleet.measure),
     "scaling": (fleet.ScalingConfig, fleet.measure_scaling),
+    "contrast": (contrast.ContrastConfig, contrast.measure),
+    "training": (training.TrainingConfig, training.measure),
     "gpu": (gpu.GpuConfig, gpu.measure),
 }
 VERBS = {
-    "run": Verb(AllConfig, run_all, "reader to overhead; the others take long, or need a GPU", show=show),
+    "run": Verb(AllConfig, run_all, "those that take no quarter of an hour and no GPU", show=show),
     **{name: verb(name, settings, measure) for name, (settings, measure) in MEASURES.items()},
 }
 

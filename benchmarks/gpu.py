@@ -22,10 +22,12 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import Field
 
+from benchmarks import training
 from benchmarks.one_decode import accepted, good_samples
 from benchmarks.paired import paired
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.settings import BenchmarkConfig
+from benchmarks.training import TrainingConfig
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.devices import Kernels
@@ -42,15 +44,11 @@ from encode_pipeline.run import spec_of
 from encode_pipeline.run_local import run_local
 from encode_pipeline.sources import find_sources
 from encode_pipeline.vae import LoadedVae, identify
-from train.config import architecture_of
-from train.loss import HardClipLoss
-from train.model import build_model, parameter_groups
 
 SIDE, BATCHES = 512, 12
 ENCODE_TFLOP = 1.117
 """Of one 512-pixel picture by SDXL's encoder."""
-TRAIN_TFLOP = {"latent-vit-b-8": 0.0515, "latent-vit-b-4-plus": 0.1661}
-"""Of one sample, forward and backward."""
+MODELS = ("latent-vit-b-8", "latent-vit-b-4-plus")
 
 
 class GpuConfig(BenchmarkConfig):
@@ -75,7 +73,11 @@ def measure(config: GpuConfig) -> dict[str, Any]:
     content["bits"] = measure_bits(vae, config)
     content["pipeline"] = measure_pipeline(vae, config)
     content["decode"] = measure_decode(config)
-    content["train"] = {name: measure_training(name, config) for name in TRAIN_TFLOP}
+    for name in MODELS:
+        of_model = TrainingConfig(
+            model=name, batch_size=config.train_batch, precision="bfloat16", compile=True, rounds=config.rounds
+        )
+        content[f"train {name}"] = training.measure(of_model)
     return content
 
 
@@ -242,35 +244,3 @@ MAKE_VIEWS = ViewMaker(ViewRecipe(), 4, SIDE, 0, "decode")
 def count_views(sample: Sample) -> int:
     """How many views a sample gave; they stay where they were made."""
     return len(accepted(MAKE_VIEWS(sample)).views)
-
-
-def measure_training(name: str, config: GpuConfig) -> dict[str, Any]:
-    """Samples a second of forward, backward and update in bfloat16, without a loader."""
-    architecture = architecture_of(name)
-    model = build_model(architecture, 4, 64).to("cuda")
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.2), lr=1e-4)
-    loss_of = HardClipLoss()
-    latents = torch.randn(config.train_batch, 4, 64, 64, device="cuda")
-    tokens = torch.randint(1, 49000, (config.train_batch, 77), device="cuda")
-
-    def step() -> int:
-        with torch.autocast("cuda", torch.bfloat16):
-            features = model(latents, tokens)
-        image, text = features["image_features"].float(), features["text_features"].float()
-        loss = loss_of(image, text, features["logit_scale"], tokens)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        torch.cuda.synchronize()
-        return config.train_batch
-
-    result = paired({name: step}, config.rounds, unit="samples")
-    rate = result["ways"][name]["per_second"]["median"]
-    memory = round(torch.cuda.max_memory_allocated() / 1e9, 1)
-    torch.cuda.reset_peak_memory_stats()
-    return {
-        "batch": config.train_batch,
-        "samples_per_second": rate,
-        "tflop_per_second": round(rate * TRAIN_TFLOP[name], 1),
-        "peak_memory_gb": memory,
-    }

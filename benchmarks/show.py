@@ -55,12 +55,20 @@ def _gpu(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     yield f"  pipeline {pipeline['views_per_second']} views a second; time: {share}"
     decode = ", ".join(f"{rate:.0f} by {count}" for count, rate in result["decode"].items() if " " in count)
     yield f"  decoding alone, views a second: {decode}"
-    for model, training in result["train"].items():
-        rate, work = training["samples_per_second"], training["tflop_per_second"]
-        yield f"  train {model}: {rate} samples a second in batches of {training['batch']}, {work} TFLOP/s"
+    for name, training in result.items():
+        if name.startswith("train "):
+            yield from _timed(name, training)
 
 
-SHOWN = {"large_tar": _memory, "bits": _gpu, "rounds": _timed}
+def _contrast(name: str, result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{name}: {result['samples']} pairs of width {result['width']}; differences are from the first"
+    for way, measured in result["loss_ways"].items():
+        memory = f"{measured['peak_mib']:>9,.0f} MiB ({measured['memory_ratio']:.3f})"
+        differences = f"loss {measured['loss_difference']:.0e}, gradients {measured['gradient_difference']:.0e}"
+        yield f"  {way:<30}{memory}{measured['seconds']:>8.2f} s   {differences}"
+
+
+SHOWN = {"loss_ways": _contrast, "large_tar": _memory, "bits": _gpu, "rounds": _timed}
 """Which result is shown how: by a key that only it has; the last is what most of them look like."""
 
 
