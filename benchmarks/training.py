@@ -13,13 +13,13 @@ import torch
 from open_clip_train.train import train_one_epoch
 from pydantic import Field
 from torch import Tensor, nn
+from train.flops import training_flops
 
 from benchmarks.paired import paired
 from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.config import PositiveInt
 from train.config import architecture_of
 from train.distributed import Ranks
-from train.flops import training_flops
 from train.loss import ContrastiveLoss
 from train.model import build_model, parameter_groups
 from train.step import Towers, backward, in_pieces
@@ -80,8 +80,16 @@ def theirs(model: open_clip.CLIP, batches: Batches, config: TrainingConfig) -> C
         precision={"bfloat16": "amp_bf16", "float32": "fp32"}[config.precision],
         log_every_n_steps=10**9,
         batch_size=config.batch_size,
-        **{"distill": False, "accum_freq": 1, "skip_scheduler": True, "horovod": False, "grad_clip_norm": None},
-        **{"rank": 0, "local_rank": 0, "world_size": 1, "wandb": False, "log_local": False},
+        distill=False,
+        accum_freq=1,
+        skip_scheduler=True,
+        horovod=False,
+        grad_clip_norm=None,
+        rank=0,
+        local_rank=0,
+        world_size=1,
+        wandb=False,
+        log_local=False,
     )
     data = {"train": SimpleNamespace(set_epoch=lambda epoch: None, dataloader=batches)}
     loss = open_clip.ClipLoss(cache_labels=True)

@@ -159,9 +159,20 @@ def test_steps_are_those_of_open_clips_own_loop(count: int, capsys: pytest.Captu
     loader = SimpleNamespace(num_batches=steps, num_samples=steps * ROWS)
     data = {"train": SimpleNamespace(set_epoch=lambda epoch: None, dataloader=Loader(batches, **vars(loader)))}
     arguments = SimpleNamespace(
-        **{"device": "cpu", "precision": "fp32", "distill": False, "accum_freq": 1, "skip_scheduler": False},
-        **{"horovod": False, "grad_clip_norm": 1.0, "rank": 0, "local_rank": 0, "world_size": 1, "batch_size": ROWS},
-        **{"log_every_n_steps": 1, "wandb": False, "log_local": False},
+        device="cpu",
+        precision="fp32",
+        distill=False,
+        accum_freq=1,
+        skip_scheduler=False,
+        horovod=False,
+        grad_clip_norm=1.0,
+        rank=0,
+        local_rank=0,
+        world_size=1,
+        batch_size=ROWS,
+        log_every_n_steps=1,
+        wandb=False,
+        log_local=False,
     )
     schedule = cosine_lr(optimizer, peak, warmup, steps)
     train_one_epoch(theirs, data, open_clip.ClipLoss(), 0, optimizer, None, schedule, None, arguments)

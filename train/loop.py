@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
-import open_clip
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,14 +14,15 @@ from encode_pipeline.latents.command import RequestError, to_yaml
 from train.checkpoint import checkpoints, save_checkpoint
 from train.config import TrainConfig, architecture_of
 from train.curves import write_curves
-from train.data import open_data
+from train.data import LatentData, open_data
 from train.distributed import Ranks, ranks_of_torchrun
-from train.flops import peak_flops, training_flops
+from train.flops import training_flops
 from train.guard import Guard
 from train.loss import ContrastiveLoss
+from train.meter import Meter
 from train.metrics import MetricsLog, read_metrics
 from train.model import build_model, load_text_tower, parameter_groups, tokenizer_for
-from train.resume import resume
+from train.resume import content_of, resume
 from train.schedule import learning_rate
 from train.step import Towers, backward, in_pieces
 from train.stopping import Stop
@@ -31,7 +32,12 @@ from train.zero_shot import ZeroShotSet
 def train(config: TrainConfig) -> dict[str, Any]:
     """Trains a model on sealed latent stores and returns where it stands at the end."""
     with ranks_of_torchrun() as ranks, Stop() as stop:
-        return _train(config, ranks, stop)
+        try:
+            return _train(config, ranks, stop)
+        except RequestError:
+            if ranks.is_first:
+                raise
+            raise SystemExit(2) from None  # all find the same fault, and one says it
 
 
 def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
 
     torch.manual_seed(config.seed)
     model = build_model(architecture, data.spec.shape[0], data.spec.shape[1], config.loss)
-    if config.text_tower:
+    if config.text_tower and not checkpoints(config.out / "checkpoints"):
         load_text_tower(model, config.text_tower)
     model.set_grad_checkpointing(config.grad_checkpointing)
     model.to(ranks.device).train()
@@ -80,9 +86,10 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
             step += 1
             guard.note(step, batch, contrast.loss, norm)
 
-            is_ending = step == total or ranks.any(stop.told is not None)
-            is_tested = labelled is not None and (step == total or step % config.zero_shot_every == 0)
-            if is_ending or is_tested or step % config.log_every == 0:
+            is_last = step == total
+            is_ending = ranks.any(stop.told is not None) or is_last
+            is_tested = labelled is not None and (is_last or step % config.zero_shot_every == 0)
+            if is_last or is_tested or step % config.log_every == 0:
                 guard.check()
                 loss, right, skipped = ranks.sums(contrast.loss.item(), contrast.right.item(), data.skipped)
                 line = {
@@ -96,17 +103,21 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
                     "skipped": int(skipped),
                     **meter.read(),
                 }
+                if model.logit_bias is not None:
+                    line["logit_bias"] = model.logit_bias.item()
                 if labelled is not None and is_tested:
-                    line |= labelled.accuracy(model, tokenizer, ranks, config.precision)
-                log.write(line)
+                    line |= labelled.accuracy(model, tokenizer, ranks, towers.bfloat16)
+                if log is not None:
+                    log.write(line)
             if is_ending or step % config.checkpoint_every == 0:
                 guard.check()
                 if ranks.is_first:
                     content = content_of(config, data, architecture, model, optimizer, step)
                     save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
-                    write_curves({config.out.name: read_metrics(config.out / "metrics.jsonl")}, config.out / "curves.png")
-                ranks.wait()  # whoever left now would be missed by those that still write
-            if is_ending and step < total:
+                    lines = read_metrics(config.out / "metrics.jsonl")
+                    write_curves({config.out.name: lines}, config.out / "curves.png")
+                ranks.wait()  # who left now would take the others with it, this checkpoint too
+            if is_ending and not is_last:
                 raise stop.error()
     return {
         "checkpoint": str(checkpoints(config.out / "checkpoints")[-1]),
@@ -117,3 +128,19 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
         "device": str(ranks.device),
         "processes": ranks.world,
     }
+
+
+def _log(config: TrainConfig, ranks: Ranks, step: int) -> AbstractContextManager[MetricsLog | None]:
+    """The first process writes what all have measured, and what the run was told."""
+    if not ranks.is_first:
+        return nullcontext()
+    (config.out / "config.yaml").write_text(to_yaml(config))
+    settings = config.model_dump(mode="json")
+    return MetricsLog(config.out, step, config.total_steps, config.tensorboard, config.wandb, settings)
+
+
+def _labelled(config: TrainConfig, data: LatentData) -> ZeroShotSet | None:
+    """The pictures to classify now and then, if there are any."""
+    if config.zero_shot is None:
+        return None
+    return ZeroShotSet(config.zero_shot, config.classes, data.spec, config.cache or config.out / "cache")

@@ -52,7 +52,9 @@ class ContrastiveLoss:
         images, texts = _leaf(self.ranks.gather(image_nd)), _leaf(self.ranks.gather(text_nd))
         mine, my_texts = torch.zeros_like(image_nd), torch.zeros_like(text_nd)
         scale, bias = _leaf(scale), None if bias is None else _leaf(bias)
-        words = _numbered(self.ranks.gather(tokens_nl)) if self.soft else torch.arange(len(images), device=images.device)
+        words = (
+            _numbered(self.ranks.gather(tokens_nl)) if self.soft else torch.arange(len(images), device=images.device)
+        )
         loss, right = image_nd.new_zeros(()), torch.zeros((), dtype=torch.long, device=image_nd.device)
         step = max(1, self.block_logits // len(images))
         for start in range(0, count, step):

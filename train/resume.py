@@ -67,9 +67,7 @@ def content_of(
     }
 
 
-def _check_same_run(
-    content: dict[str, Any], config: TrainConfig, data: LatentData, architecture: Architecture
-) -> None:
+def _check_same_run(content: dict[str, Any], config: TrainConfig, data: LatentData, architecture: Architecture) -> None:
     where = config.out
     if not {"optimizer", "settings", "data"} <= set(content):
         raise RequestError(f"{where}: its checkpoint holds a model only, nothing to go on from; use another out=")
