@@ -67,10 +67,7 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 def test_the_loss_and_its_gradients_are_open_clips(kind: str, block_rows: int) -> None:
     image, text = features()
     scale, bias = torch.tensor(20.0, requires_grad=True), torch.tensor(-5.0, requires_grad=True)
-    if kind == "clip":
-        expected = open_clip.ClipLoss()(image, text, scale)
-    else:
-        expected = SigLipLoss()(image, text, scale, bias)
+    expected = open_clip.ClipLoss()(image, text, scale) if kind == "clip" else SigLipLoss()(image, text, scale, bias)
     expected.backward()
     loss_of = ContrastiveLoss(ALONE, kind, block_logits=block_rows * ROWS)
     ours = loss_of(image.detach(), text.detach(), scale.detach(), bias.detach() if kind == "siglip" else None, None)
