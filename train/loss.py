@@ -76,8 +76,8 @@ class ContrastiveLoss:
         return Contrast(
             loss,
             right,
-            mine + self.ranks.sum_of_mine(_grad(images)),
-            my_texts + self.ranks.sum_of_mine(_grad(texts)),
+            mine.add_(self.ranks.sum_of_mine(_grad(images))),
+            my_texts.add_(self.ranks.sum_of_mine(_grad(texts))),
             _grad(scale),
             None if bias is None else _grad(bias),
         )
