@@ -10,7 +10,8 @@ import torch
 
 from encode_pipeline.latents.command import RequestError
 
-KEYS = {"epoch", "name", "state_dict", "optimizer", "step", "spec", "architecture", "settings"}
+KEYS = {"epoch", "name", "state_dict", "step", "spec", "architecture"}
+"""Of every checkpoint; one to resume from has `optimizer` and `settings` besides."""
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any], keep: int) -> Path:
@@ -36,7 +37,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint file, or the latest one of a run's folder; read without running any code in it."""
     if path.is_dir():
-        found = checkpoints(path / "checkpoints") or checkpoints(path)
+        found = checkpoints(path / "checkpoints") or checkpoints(path) or sorted(path.glob("model.pt"))
         if not found:
             raise RequestError(f"{path}: no checkpoint in this folder")
         path = found[-1]
