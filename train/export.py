@@ -19,7 +19,7 @@ from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import LatentSpec
 from train.checkpoint import load_checkpoint
 from train.config import Architecture, ExportConfig
-from train.model import Tokenizer, parameter_counts, restore_model, tokenizer_for
+from train.model import parameter_counts, restore_model, tokenizer_for
 from train.model_card import AFTER_MOVING, model_card
 from train.timm_layout import TimmTower, timm_tower, timm_weights
 
@@ -47,20 +47,20 @@ def export(config: ExportConfig) -> dict[str, Any]:
     home = config.out.resolve()
     with folder_made_whole(config.out) as folder:
         weights = timm_weights(architecture, model.state_dict())
-        # copies, as safetensors wants every tensor whole and apart
-        save_file(
-            {name: tensor.clone().contiguous() for name, tensor in weights.items()}, folder / HF_SAFE_WEIGHTS_NAME
-        )
+        for name in weights:  # safetensors wants every tensor whole and apart
+            weights[name] = weights[name].clone(memory_format=torch.contiguous_format)
+        save_file(weights, folder / HF_SAFE_WEIGHTS_NAME)
         del weights
         timm = {"architecture": tower.architecture, "model_args": tower.model_args, "pretrained_cfg": {}}
         _write_json(folder / "config.json", timm)
-        if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-            tokenizer.save_pretrained(folder)
+        _write_tokenizer(tokenizer, folder)
         (folder / "spec.json").write_bytes(spec.to_json())
         (folder / "README.md").write_text(model_card(content, spec, parameter_counts(model), config.form))
         _write_json(folder / HF_CONFIG_NAME, _open_clip_config(architecture, tower, model, folder.resolve()))
         difference = compare(model, tokenizer, spec, folder)
         _write_json(folder / HF_CONFIG_NAME, _open_clip_config(architecture, tower, model, home))
+        # safetensors lets nobody else read its files
+        (folder / HF_SAFE_WEIGHTS_NAME).chmod((folder / HF_CONFIG_NAME).stat().st_mode)
     return {
         **result,
         "max_difference": difference,
@@ -92,7 +92,7 @@ def folder_made_whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def compare(model: open_clip.CLIP, tokenizer: Tokenizer, spec: LatentSpec, folder: Path) -> float:
+def compare(model: open_clip.CLIP, tokenizer: Any, spec: LatentSpec, folder: Path) -> float:
     """Loads the folder with OpenCLIP alone, and gives the largest difference of unit features on random latents."""
     loaded = open_clip.create_model(f"local-dir:{folder}").eval()
     tokens = tokenizer(TEXTS)
@@ -111,7 +111,7 @@ def compare(model: open_clip.CLIP, tokenizer: Tokenizer, spec: LatentSpec, folde
 def _answers(model: open_clip.CLIP, latents: Tensor, tokens: Tensor) -> list[Tensor]:
     bias = [] if model.logit_bias is None else [model.logit_bias]
     features = [model.encode_image(latents, normalize=True), model.encode_text(tokens, normalize=True)]
-    return [*features, model.logit_scale, *bias]
+    return [answer.detach() for answer in (*features, model.logit_scale, *bias)]
 
 
 def _open_clip_config(
@@ -125,6 +125,23 @@ def _open_clip_config(
         "model_cfg": {**said, **bias, "vision_cfg": vision},
         "preprocess_cfg": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
     }
+
+
+def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """The tokenizer in transformers' files, which OpenCLIP reads only where its config names one of Hugging Face."""
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        tokenizer.save_pretrained(folder)
+        return
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    special = {tokenizer.sot_token_id: begin, tokenizer.eot_token_id: end}
+    _write_json(
+        folder / "vocab.json", {special.get(number, word): number for word, number in tokenizer.encoder.items()}
+    )
+    merges = "".join(f"{left} {right}\n" for left, right in tokenizer.bpe_ranks)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
+    named = {"bos_token": begin, "eos_token": end, "unk_token": end, "pad_token": end}
+    kind = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.context_length}
+    _write_json(folder / "tokenizer_config.json", {**kind, **named})
 
 
 def _write_json(path: Path, value: Any) -> None:

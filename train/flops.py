@@ -21,8 +21,8 @@ PEAK_TFLOPS = {
     "A10": 125.0,
     "L4": 121.0,
 }
-"""Dense bfloat16 with float32 accumulation, from NVIDIA's data sheets; where these name only the rate with sparsity, half
-of it. Where the words of one name are among another's, the longer stands first."""
+"""Dense bfloat16 with float32 accumulation, from NVIDIA's data sheets; where these name only the rate with sparsity,
+half of it. Where the words of one name are among another's, the longer stands first."""
 
 SLOWER_KINDS = {"MIG", "Laptop", "NVL", "D", "Max"}
 """Words in the name of a GPU that is less than the one in the table."""

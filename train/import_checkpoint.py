@@ -21,9 +21,10 @@ from train.export import write_native
 from train.model import build_model, load_weights
 
 NUMBERS = (np.float64, np.float32, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_)
+SCALAR: Any = np.float64(0).__reduce__()[0]
 SCALARS: list[Any] = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (SCALAR, "numpy.core.multiarray.scalar"),  # as numpy 1 writes it
+    (SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(number)) for number in NUMBERS),
 ]

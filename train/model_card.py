@@ -7,8 +7,10 @@ from typing import Any
 
 from encode_pipeline.latents.spec import LatentSpec
 
-TOLD = ("model", "loss", "repeated_captions", "batch_size", "samples", "steps", "lr", "warmup", "weight_decay", "beta1")
-TOLD += ("beta2", "eps", "clip_grad", "precision", "views", "text_tower", "seed")
+TOLD = (
+    *("model", "loss", "repeated_captions", "batch_size", "samples", "steps", "lr", "warmup", "weight_decay", "beta1"),
+    *("beta2", "eps", "clip_grad", "precision", "views", "text_tower", "seed"),
+)
 """Settings that shaped the weights; the others name places on somebody's machine."""
 
 HEAD = """---
@@ -76,7 +78,12 @@ python -m train export checkpoint=. out=DIR form=open-clip
 ```
 """
 
-AFTER_MOVING = """sed -i "s|\\"local-dir:[^\\"]*\\"|\\"local-dir:$PWD\\"|" open_clip_config.json"""  # a path with | or & wants an editor
+AFTER_MOVING = (
+    """python -c "import json, os; path = 'open_clip_config.json'; config = json.load(open(path)); """
+    """config['model_cfg']['vision_cfg']['timm_model_name'] = 'local-dir:' + os.getcwd(); """
+    """json.dump(config, open(path, 'w'), indent=2)\""""
+)
+"""Run inside the folder."""
 
 
 def model_card(content: Mapping[str, Any], spec: LatentSpec, counts: Mapping[str, int], form: str) -> str:
