@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,14 +130,12 @@ def test_a_moved_folder_loads_as_its_card_says(folders: dict[str, Path], site: P
     card = (moved / "README.md").read_text()
     assert "Its weights are random: it was never trained." in card
     code = card.split("```python\n")[1].split("```")[0]
-    assert float(run_isolated(site, code, moved).strip("[]tensor()\n ").rstrip(")]")) is not None
-    elsewhere = code.replace('folder = "."', f"folder = {str(moved)!r}")
-    assert elsewhere != code and run_isolated(site, elsewhere, tmp_path).startswith("tensor([[")
     line = card.split("```sh\n")[1].split("```")[0].strip().replace("python", sys.executable, 1)
-    subprocess.run(line, shell=True, cwd=moved, check=True)
     shutil.copy(f"{folders['latent-vit-demo']}.expected.pt", f"{moved}.expected.pt")
-    answers = json.loads(run_isolated(site, f"FOLDERS = {{'moved': {str(moved)!r}}}\n{LOAD}", tmp_path))
-    assert answers["moved"] <= 1e-5
+    mend = f"import os, subprocess; subprocess.run({line!r}, shell=True, check=True); os.chdir('/')"
+    told = run_isolated(site, f"{code}\n{mend}\nFOLDERS = {{'moved': {str(moved)!r}}}\n{LOAD}", moved).splitlines()
+    assert told[0].startswith("tensor([[")
+    assert json.loads(told[-1])["moved"] <= 1e-5
 
 
 def test_the_tokenizer_files_are_open_clips_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -246,11 +243,10 @@ def test_a_run_is_exported_and_evaluated(sealed: Version, tiny_model: str, tmp_p
     assert all(torch.equal(tensor, native["state_dict"][name]) for name, tensor in whole["state_dict"].items())
     assert LatentSpec.from_json((tmp_path / "native" / "spec.json").read_bytes(), "") == sealed.spec
     card = (tmp_path / "native" / "README.md").read_text()
-    assert "Trained for 2 steps of 10 samples: 20 samples seen." in card and str(tmp_path) not in card.replace(
-        tiny_model, ""
-    )
+    assert "# tiny\n" in card and "Trained for 2 steps of 10 samples: 20 samples seen." in card
+    assert str(tmp_path) not in card
     results = [
-        zero_shot(ZeroShotConfig(checkpoint=tmp_path / name, data=store_of(sealed), out=tmp_path / "zs"))
+        zero_shot(ZeroShotConfig(checkpoint=tmp_path / name, data=store_of(sealed), label="caption"))
         for name in ("run", "native")
     ]
     assert results[0]["metrics"] == results[1]["metrics"] and results[1]["step"] == 2
@@ -295,7 +291,6 @@ def test_numbers_of_the_old_numpy_come_in_too(bring_in: Import, tmp_path: Path) 
     state = authors_layout(build_model(architecture(), 4, 64).state_dict())
     buffer = io.BytesIO()
     torch.save({"epoch": np.int64(3), "state_dict": state}, buffer, _use_new_zipfile_serialization=False)
-    bring_in({}) if False else None
     old = buffer.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     assert old != buffer.getvalue()
     (tmp_path / "old.pt").write_bytes(old)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from encode_pipeline.latents.spec import LatentSpec
 
 TOLD = (
-    *("model", "loss", "repeated_captions", "batch_size", "samples", "steps", "lr", "warmup", "weight_decay", "beta1"),
+    *("loss", "repeated_captions", "batch_size", "samples", "steps", "lr", "warmup", "weight_decay", "beta1"),
     *("beta2", "eps", "clip_grad", "precision", "views", "text_tower", "seed"),
 )
 """Settings that shaped the weights; the others name places on somebody's machine."""
@@ -98,7 +99,7 @@ def model_card(content: Mapping[str, Any], spec: LatentSpec, counts: Mapping[str
     }
     head = HEAD.format(
         library="open_clip" if form == "open-clip" else "pytorch",
-        name=content["name"],
+        name=_title(content["name"]),
         counts=counts,
         training=_training(content),
         vae=vae,
@@ -110,6 +111,11 @@ def model_card(content: Mapping[str, Any], spec: LatentSpec, counts: Mapping[str
     shape_words = ", ".join(map(str, spec.shape))
     use = OPEN_CLIP.format(shape_words=shape_words, after_moving=AFTER_MOVING) if form == "open-clip" else NATIVE
     return head + use + _settings(content.get("settings", {}))
+
+
+def _title(model: str) -> str:
+    """A recipe's name, or that of a user's file without where it is."""
+    return Path(model).stem if model.endswith((".yaml", ".yml", ".json")) else model
 
 
 def _training(content: Mapping[str, Any]) -> str:
