@@ -150,6 +150,7 @@ def test_the_tokenizer_files_are_open_clips_tokenizer(folders: dict[str, Path], 
     special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     assert words == {special.get(word, word): number for word, number in own.encoder.items()}
     assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 24
+    assert json.loads((folder / "config.json").read_text())["num_classes"] == 0  # transformers reads this first
 
 
 @pytest.mark.parametrize(

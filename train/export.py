@@ -52,7 +52,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         save_file(weights, folder / HF_SAFE_WEIGHTS_NAME)
         del weights
         timm = {"architecture": tower.architecture, "model_args": tower.model_args, "pretrained_cfg": {}}
-        _write_json(folder / "config.json", timm)
+        _write_json(folder / "config.json", {**timm, "num_classes": 0})  # without it transformers' tokenizers choke
         _write_tokenizer(tokenizer, folder)
         (folder / "spec.json").write_bytes(spec.to_json())
         (folder / "README.md").write_text(model_card(content, spec, parameter_counts(model), config.form))
