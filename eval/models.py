@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encode_pipeline.latents.command import RequestError, build
 from encode_pipeline.latents.spec import LatentSpec, SpecError, convert_scale
 from train.checkpoint import load_checkpoint
-from train.config import Architecture
-from train.model import build_model, tokenizer_for
+from train.model import restore_model, tokenizer_for
 
 
 class LatentClip:
@@ -24,14 +22,7 @@ class LatentClip:
         content = load_checkpoint(path)
         self.name = str(content["name"])
         self.step = int(content["step"])
-        self.spec = LatentSpec.from_dict(content["spec"], str(path))
-        architecture = build(Architecture, content["architecture"])
-        model = build_model(architecture, self.spec.shape[0], self.spec.shape[1])
-        state = content["state_dict"]
-        wrong = set(model.state_dict()) ^ set(state)
-        if wrong:
-            raise RequestError(f"{path}: missing or unexpected weights: {', '.join(sorted(wrong)[:4])}")
-        model.load_state_dict(state)
+        model, architecture, self.spec = restore_model(content, path)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: open_clip.CLIP = model.to(self.device).eval()
         self.tokenizer = tokenizer_for(architecture)

@@ -3,10 +3,15 @@
     config.py      what a run is told; recipes/ holds a YAML file for every model
     data.py        manifest -> batches, the same ones for the same seed, from any step on
     model.py       an OpenCLIP model whose vision stem takes the store's latents
+    text_tower.py  a text tower that begins where another OpenCLIP model ended
+    flops.py       what a sample costs in arithmetic, and what a GPU could do
+    describe.py    what a model is and costs, without making it
     loss.py        OpenCLIP's contrastive loss, fair to captions that occur twice in a batch
     checkpoint.py  written whole or not at all, with the LatentSpec inside
     loop.py        the training loop, top to bottom
     metrics.py     one JSON line every few steps
+    export.py      a model as a folder for OpenCLIP (timm_layout.py says how) with a model_card.py, or for this project
+    import_checkpoint.py  the authors' checkpoint, or OpenCLIP's, as one of ours
 
 Of `encode_pipeline` it knows `latents/` alone; never ray, never diffusers.
 """

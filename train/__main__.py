@@ -1,4 +1,4 @@
-"""`python -m train`: train a model on a latent store, or describe one."""
+"""`python -m train`: train a model on a latent store, describe, export or import one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
-from train.config import ModelChoice, TrainConfig, architecture_of
+from train.config import ExportConfig, ImportConfig, ModelChoice, TrainConfig
 
 
 def run_train(config: TrainConfig) -> Mapping[str, Any]:
@@ -17,16 +17,43 @@ def run_train(config: TrainConfig) -> Mapping[str, Any]:
 
 
 def run_describe(choice: ModelChoice) -> Mapping[str, Any]:
-    from train.model import build_model, parameter_counts
+    from train.describe import describe
 
-    architecture = architecture_of(choice.model)
-    counts = parameter_counts(build_model(architecture, choice.channels, choice.grid))
-    return {"model": choice.model, **counts, **architecture.model_dump(mode="json")}
+    return describe(choice)
+
+
+def show_describe(result: Mapping[str, Any]) -> str:
+    vision, text = (
+        ", ".join(f"{key} {value}" for key, value in result[part].items()) for part in ("vision_cfg", "text_cfg")
+    )
+    shape = "×".join(map(str, result["latents"]))
+    return (
+        f"{result['model']}: reads latents of {shape}, embeds in {result['embed_dim']}\n"
+        f"  image  {result['image']:>13,} parameters  {vision}\n"
+        f"  text   {result['text']:>13,} parameters  {text}\n"
+        f"  total  {result['total']:>13,} parameters\n"
+        f"  training: {result['gflops_per_sample']:.1f} GFLOP a sample, forward and backward; "
+        f"{result['training_state_gb']:.2f} GB of weights, gradients and AdamW's moments in float32, activations aside"
+    )
+
+
+def run_export(config: ExportConfig) -> Mapping[str, Any]:
+    from train.export import export
+
+    return export(config)
+
+
+def run_import(config: ImportConfig) -> Mapping[str, Any]:
+    from train.import_checkpoint import import_checkpoint
+
+    return import_checkpoint(config)
 
 
 VERBS = {
     "run": Verb(TrainConfig, run_train, "train a model; the same command goes on from its latest checkpoint"),
-    "describe": Verb(ModelChoice, run_describe, "a model's architecture and parameter counts", "model"),
+    "describe": Verb(ModelChoice, run_describe, "a model's parameters, FLOPs and config", "model", show_describe),
+    "export": Verb(ExportConfig, run_export, "a trained model as a folder for OpenCLIP or this project", "checkpoint"),
+    "import": Verb(ImportConfig, run_import, "the authors' or OpenCLIP's checkpoint as one of ours", "checkpoint"),
 }
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint file, or the latest one of a run's folder; read without running any code in it."""
     if path.is_dir():
-        found = checkpoints(path / "checkpoints") or checkpoints(path)
+        found = checkpoints(path / "checkpoints") or checkpoints(path) or sorted(path.glob("model.pt"))
         if not found:
             raise RequestError(f"{path}: no checkpoint in this folder")
         path = found[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,21 +22,53 @@ class Architecture(Settings):
     embed_dim: PositiveInt
     vision_cfg: dict[str, Any]
     text_cfg: dict[str, Any]
+    quick_gelu: bool = False
+    custom_text: bool = False
+    init_logit_scale: float | None = None
+    init_logit_bias: float | None = None
+    nonscalar_logit_scale: bool = False
 
     @field_validator("vision_cfg")
     @classmethod
-    def _grid_from_latents(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if taken := {"image_size", "in_chans"} & set(value):
-            raise ValueError(f"{', '.join(sorted(taken))}: comes from the latents, not from here")
+    def _channels_from_latents(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "in_chans" in value:
+            raise ValueError("in_chans: comes from the latents, not from here")
         return value
+
+    def untrained(self) -> Architecture:
+        """The same without weights from elsewhere, for a model that gets its own, or none."""
+        vision = {key: value for key, value in self.vision_cfg.items() if key != "timm_model_pretrained"}
+        text = {**self.text_cfg, **({"hf_model_pretrained": False} if "hf_model_name" in self.text_cfg else {})}
+        return self.model_copy(update={"vision_cfg": vision, "text_cfg": text})
 
 
 class ModelChoice(Settings):
     """Which model, and the shape of the latents it reads."""
 
-    model: str = Field(description="a recipe's name, or a YAML file with an `architecture`")
+    model: str = Field(description="a recipe's name, a YAML file with an `architecture`, or an OpenCLIP JSON config")
     channels: PositiveInt = Field(4, description="latent channels")
     grid: PositiveInt = Field(64, description="side of the latent")
+    loss: Literal["clip", "siglip"] = "clip"
+
+
+class ExportConfig(Settings):
+    """A trained model as a folder for others."""
+
+    checkpoint: Path = Field(description="a checkpoint, or a training run's folder")
+    out: Path = Field(description="the folder to make")
+    form: Literal["open-clip", "native"] = Field(
+        "open-clip", description="`open-clip`: loads with open_clip alone; `native`: a checkpoint of this project"
+    )
+
+
+class ImportConfig(Settings):
+    """A checkpoint of the Latent-CLIP authors, or of OpenCLIP, as one of this project."""
+
+    checkpoint: Path = Field(description="their file: epoch_34.pt, or .safetensors")
+    model: str = Field(description="the model that its weights are of: a recipe's name, a YAML or a JSON file")
+    data: str = Field(description="which latents it reads: a latent store, or a spec.json")
+    out: Path = Field(description="the folder to make")
+    version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
 
 
 class Optimisation(Settings):
@@ -133,10 +166,12 @@ class TrainConfig(Optimisation):
 
 def read_recipe(model: str) -> dict[str, Any]:
     """The `architecture` and `settings` of a named recipe or of a user's file."""
+    if model.endswith(".json"):
+        return {"architecture": _read_open_clip_json(Path(model))}
     path = Path(model) if model.endswith((".yaml", ".yml")) else RECIPES / f"{model}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-        raise RequestError(f"model={model}: no such recipe; there are {known}, or give a YAML file")
+        raise RequestError(f"model={model}: no such recipe; there are {known}, or give a YAML or OpenCLIP JSON file")
     recipe = read_yaml(path)
     if unknown := set(recipe) - {"architecture", "settings"}:
         raise RequestError(f"{path}: unknown key {sorted(unknown)[0]!r}; valid: architecture, settings")
@@ -145,7 +180,26 @@ def read_recipe(model: str) -> dict[str, Any]:
 
 def architecture_of(model: str) -> Architecture:
     """The architecture that a recipe describes."""
-    return build(Architecture, _section(model, "architecture"))
+    try:
+        return build(Architecture, _section(model, "architecture"))
+    except RequestError as error:
+        raise RequestError(str(error) if str(error).startswith("model=") else f"model={model}: {error}") from None
+
+
+def _read_open_clip_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such model config") from None
+    except ValueError as error:
+        raise RequestError(f"{path}: not JSON: {error}") from None
+    if isinstance(config, dict):
+        config = config.get("model_cfg", config)  # as in an open_clip_config.json
+    if not isinstance(config, dict):
+        raise RequestError(f"{path}: not an OpenCLIP config: expected keys and values")
+    if "multimodal_cfg" in config:
+        raise RequestError(f"{path}: multimodal_cfg: a CoCa, which writes captions; this trainer has none")
+    return config
 
 
 def _section(model: str, name: str) -> dict[str, Any]:
