@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
-from train.config import ModelChoice, TrainConfig, architecture_of
+from train.config import CurvesConfig, ModelChoice, TrainConfig, architecture_of
 
 
 def run_train(config: TrainConfig) -> Mapping[str, Any]:
@@ -24,9 +24,16 @@ def run_describe(choice: ModelChoice) -> Mapping[str, Any]:
     return {"model": choice.model, **counts, **architecture.model_dump(mode="json")}
 
 
+def run_curves(config: CurvesConfig) -> Mapping[str, Any]:
+    from train.curves import compare_runs
+
+    return {"curves": str(compare_runs([config.runs] if isinstance(config.runs, str) else config.runs, config.out))}
+
+
 VERBS = {
     "run": Verb(TrainConfig, run_train, "train a model; the same command goes on from its latest checkpoint"),
     "describe": Verb(ModelChoice, run_describe, "a model's architecture and parameter counts", "model"),
+    "curves": Verb(CurvesConfig, run_curves, "the curves of one run, or of several to compare", "runs"),
 }
 
 if __name__ == "__main__":

@@ -38,6 +38,13 @@ class ModelChoice(Settings):
     grid: PositiveInt = Field(64, description="side of the latent")
 
 
+class CurvesConfig(Settings):
+    """Which runs to draw, and where."""
+
+    runs: str | list[str] = Field(description="the folder of a training run, or of several")
+    out: Path = Field(Path("curves.png"), description="the picture, a PNG")
+
+
 class Optimisation(Settings):
     """How weights are moved: what a run from scratch and a fine-tuning have in common."""
 

@@ -13,9 +13,10 @@ from encode_pipeline.latents.command import CheckFailed, RequestError, to_yaml
 from encode_pipeline.latents.spec import LatentSpec
 from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, architecture_of
+from train.curves import write_curves
 from train.data import batches, open_dataset
 from train.loss import HardClipLoss, SoftClipLoss
-from train.metrics import MetricsLog
+from train.metrics import FILE, MetricsLog, read_metrics
 from train.model import build_model, parameter_groups, tokenizer_for
 
 OF_THIS_MACHINE = {"data", "out", "version", "workers", "cache", "log_every", "checkpoint_every", "keep_checkpoints"}
@@ -37,7 +38,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     total = config.total_steps
     step = _resume(config, spec, model, optimizer)
     (config.out / "config.yaml").write_text(to_yaml(config))
-    log = MetricsLog(config.out / "metrics.jsonl", step)
+    log = MetricsLog(config.out, step, total, config.tensorboard, config.wandb, config.model_dump(mode="json"))
     started_at, began = step, time.monotonic()
     since_log, waited, logged_step = began, 0.0, step
 
@@ -80,8 +81,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
                     "lr": learning_rate(step - 1, config),
                     "samples_per_second": (step - logged_step) * config.batch_size / span,
                     "data_wait": waited / span,
-                },
-                total,
+                }
             )
             since_log, waited, logged_step = now, 0.0, step
         if step % config.checkpoint_every == 0 or step == total:
@@ -97,6 +97,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 "open_clip": open_clip.__version__,
             }
             save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
+            write_curves({config.out.name: read_metrics(config.out / FILE)}, config.out / "curves.png", config.model)
+    log.close()
     return {
         "checkpoint": str(checkpoints(config.out / "checkpoints")[-1]),
         "steps": step,
