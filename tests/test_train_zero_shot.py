@@ -1,4 +1,4 @@
-"""Zero-shot during training: the same verdict as the evaluation's, by any number of ranks, and no trace in the model."""
+"""Zero-shot during training: the verdict of the evaluation, by any number of ranks, and no trace in the model."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
@@ -58,8 +59,8 @@ def write_curves(runs: Mapping[str, Lines], path: Path, title: str) -> Path:
     rows = math.ceil(len(panels) / ACROSS)
     head = 0.62 + 0.22 * len(runs)
     height = head + 2.5 * rows + 0.3
-    figure = Figure(figsize=(12, height), dpi=150, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(rect=(0.005, 0.3 / height, 0.985, 2.5 * rows / height), w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr]
+    body = ConstrainedLayoutEngine(rect=(0.005, 0.3 / height, 0.985, 2.5 * rows / height), w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(12, height), dpi=150, facecolor="white", layout=body)
     grid = figure.subplots(rows, ACROSS, squeeze=False)
     for place, panel in zip(grid.flat, panels, strict=False):
         _draw(place, panel, runs)
