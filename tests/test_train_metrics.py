@@ -70,11 +70,11 @@ def test_the_console_line_says_where_it_stands(tmp_path: Path, capsys: pytest.Ca
     with MetricsLog(tmp_path, 0, 400) as log:
         log.write(line(1))
         log.write(line(2, mfu=0.41, zero_shot_acc1=0.25, skipped=12))
-        log.write(line(400))
+        log.write(line(400, samples_per_second=0.46))
     first, second, last = capsys.readouterr().err.splitlines()
     assert first == "step 1/400  loss 2.000  in-batch accuracy 50.0%  100 samples/s  waiting for data 25%"
     assert "MFU 41.0%  zero-shot 25.0%  12 samples skipped  " in second and second.endswith(" left")
-    assert "left" not in last
+    assert "  0.5 samples/s  " in last and "left" not in last
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,11 @@ def test_few_points_are_drawn_as_they_are_and_many_by_their_means_and_ranges() -
 
 def test_the_picture_shows_what_the_lines_hold(tmp_path: Path) -> None:
     """Panels are counted by their place: ten numbers need a row more than eight."""
-    few = write_curves({"run": lines_of(1, 9)}, tmp_path / "few.png", "few")
+    few, many = tmp_path / "few.png", tmp_path / "many.png"
+    write_curves({"run": lines_of(1, 9)}, few, "few")
     more = [line(9, zero_shot_acc1=0.2, zero_shot_acc5=0.5, mfu=0.4, logit_bias=-10.0)]
-    many = write_curves({"run": lines_of(1, 8) + more}, tmp_path / "many.png", "many")
+    write_curves({"run": lines_of(1, 8) + more}, many, "many")
+    write_curves({"run": []}, tmp_path / "none.png", "no line yet")
     with Image.open(few) as one, Image.open(many) as other:
         assert one.width == other.width >= 1200 and one.height < other.height
         assert len(one.convert("RGB").getcolors(1 << 20) or []) > 50

@@ -6,7 +6,10 @@
     loss.py        OpenCLIP's contrastive loss, fair to captions that occur twice in a batch
     checkpoint.py  written whole or not at all, with the LatentSpec inside
     loop.py        the training loop, top to bottom
-    metrics.py     one JSON line every few steps
+    metrics.py     what a run says as it goes: JSON lines, the console, TensorBoard, wandb
+    curves.py      the same as one picture
+    zero_shot.py   labelled latents, class embeddings, who is right
+    launch.py      `make train`: a process for every GPU, or a short check
 
 Of `encode_pipeline` it knows `latents/` alone; never ray, never diffusers.
 """

@@ -27,7 +27,8 @@ def run_describe(choice: ModelChoice) -> Mapping[str, Any]:
 def run_curves(config: CurvesConfig) -> Mapping[str, Any]:
     from train.curves import compare_runs
 
-    return {"curves": str(compare_runs([config.runs] if isinstance(config.runs, str) else config.runs, config.out))}
+    compare_runs([config.runs] if isinstance(config.runs, str) else config.runs, config.out)
+    return {"curves": str(config.out)}
 
 
 VERBS = {

@@ -51,8 +51,10 @@ PANELS = (
 )
 
 
-def write_curves(runs: Mapping[str, Lines], path: Path, title: str) -> Path:
-    """A PNG with a panel for each number that the runs' lines hold, over the samples seen."""
+def write_curves(runs: Mapping[str, Lines], path: Path, title: str) -> None:
+    """A PNG with a panel for each number that the runs' lines hold, over the samples seen; nothing without lines."""
+    if not all(runs.values()):
+        return
     if len(runs) > len(COLOURS):
         raise RequestError(f"{len(runs)} runs in one picture; {len(COLOURS)} at most")
     panels = [panel for panel in PANELS if any(panel.key in line for lines in runs.values() for line in lines)]
@@ -76,11 +78,10 @@ def write_curves(runs: Mapping[str, Lines], path: Path, title: str) -> Path:
     unfinished = path.with_name(f".{path.name}.unfinished")
     figure.savefig(unfinished, format="png")
     unfinished.replace(path)
-    return path
 
 
-def compare_runs(folders: Sequence[str], out: Path) -> Path:
-    """The curves of one or more runs' folders in one picture."""
+def compare_runs(folders: Sequence[str], out: Path) -> None:
+    """The curves of one or more runs' folders in one picture, at `out`."""
     runs: dict[str, Lines] = {}
     for folder in folders:
         path = Path(folder) / FILE
@@ -93,7 +94,7 @@ def compare_runs(folders: Sequence[str], out: Path) -> Path:
     if len(set(names)) == len(names):
         runs = dict(zip(names, runs.values(), strict=True))
     out.parent.mkdir(parents=True, exist_ok=True)
-    return write_curves(runs, out, ", ".join(runs) if len(runs) == 1 else f"{len(runs)} runs")
+    write_curves(runs, out, ", ".join(runs) if len(runs) == 1 else f"{len(runs)} runs")
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def _draw(place: Axes, panel: Panel, runs: Mapping[str, Lines]) -> None:
         place.set_title(_said(panel, last[-1]), loc="right", fontsize=10.5, color=COLOURS[0], weight="bold")
     place.set_xlim(left=0)
     if panel.share or panel.key == "samples_per_second":
-        place.set_ylim(bottom=0)
+        top = place.get_ylim()[1]
+        place.set_ylim(0, max(top, 0.05) if panel.key == "data_wait" else top)  # a thousandth is no mountain
     if panel.log:
         place.set_yscale("log")
     for axis, is_log, as_share in ((place.xaxis, False, False), (place.yaxis, panel.log, panel.share)):

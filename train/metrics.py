@@ -73,12 +73,12 @@ class MetricsLog:
         self.close(failed=kind is not None)
 
     def _console(self, line: Mapping[str, Any]) -> str:
-        step = line["step"]
+        step, rate = line["step"], line["samples_per_second"]
         parts = [
             f"step {step}/{self._total}",
             f"loss {line['loss']:.3f}",
             f"in-batch accuracy {line['accuracy']:.1%}",
-            f"{line['samples_per_second']:,.0f} samples/s",
+            f"{rate:,.{0 if rate >= 10 else 1}f} samples/s",
             f"waiting for data {line['data_wait']:.0%}",
         ]
         if line.get("mfu") is not None:
