@@ -58,13 +58,21 @@ download: ## image tars in OUT from the pictures that URLS, a LAION or COYO parq
 	@$(DOWNLOAD)/bin/python -m download run "urls=$(URLS)" "out=$(OUT)" \
 	  $(foreach key,$(DOWNLOAD_KEYS),$(if $($(key)),"$(shell echo $(key) | tr A-Z a-z)=$($(key))"))
 
-train: $(STAMP) ## train MODEL on the latent store DATA, into OUT
-	@test -n "$(DATA)" || { echo "error: say which latents: make train MODEL=$(MODEL) DATA=STORE (make demo makes runs/demo/store)"; exit 2; }
-	$(BIN)/python -m train model=$(MODEL) data=$(DATA) out=$(or $(OUT),runs/$(MODEL))
+# What `make train` and `make eval` use when no DATA is given.
+DEMO := runs/demo
+demo_latents = $(if $(DATA),,@echo "no DATA is given: the demo's latents, which are made first"; $(BIN)/python -m demo latents out=$(DEMO) >&2)
+classes = $(or $(CLASSES),$(if $(DATA),,$(DEMO)/world/test))
 
-eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on the latent store DATA, with the class names in CLASSES
-	@test -n "$(DATA)" -a -n "$(CHECKPOINT)" -a -n "$(CLASSES)" || { echo "error: say make eval CHECKPOINT=DIR DATA=STORE CLASSES=DIR"; exit 2; }
-	$(BIN)/python -m eval zero-shot checkpoint=$(CHECKPOINT) data=$(DATA) classes=$(CLASSES)
+train: $(STAMP) ## train MODEL on the latent store DATA (else the demo's), on all GPUs here or on GPUS of them
+	$(demo_latents)
+	$(BIN)/python -m train.launch "model=$(MODEL)" "data=$(or $(DATA),$(DEMO)/store)" \
+	  $(if $(OUT),"out=$(OUT)") $(if $(GPUS),"gpus=$(GPUS)") $(ARGS)
+
+eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on the labelled latent store DATA (else the demo's), among CLASSES
+	@test -n "$(CHECKPOINT)" || { echo "error: say make eval CHECKPOINT=DIR [DATA=STORE] [CLASSES=DIR]" >&2; exit 2; }
+	$(demo_latents)
+	$(BIN)/python -m eval zero-shot "checkpoint=$(CHECKPOINT)" "data=$(or $(DATA),$(DEMO)/test-store)" \
+	  $(if $(classes),"classes=$(classes)") $(ARGS)
 
 bench: $(STAMP) ## measured rates on this machine, as JSON
 	$(BIN)/python -m benchmarks

@@ -13,13 +13,13 @@ import torch
 from open_clip_train.train import train_one_epoch
 from pydantic import Field
 from torch import Tensor, nn
-from train.flops import training_flops
 
 from benchmarks.paired import paired
 from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.config import PositiveInt
 from train.config import architecture_of
 from train.distributed import Ranks
+from train.flops import training_flops
 from train.loss import ContrastiveLoss
 from train.model import build_model, parameter_groups
 from train.step import Towers, backward, in_pieces

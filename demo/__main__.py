@@ -1,10 +1,10 @@
-"""`python -m demo run`: the whole line on a small world, from image tars to a page to look at."""
+"""`python -m demo run`: the whole line on a small world, from image tars to a page; `latents`: half of it."""
 
 from __future__ import annotations
 
 import sys
 
-from demo.run import DemoConfig, run_demo
+from demo.run import DemoConfig, make_latents, run_demo
 from encode_pipeline.latents.command import Verb, main
 
 VERBS = {
@@ -13,7 +13,8 @@ VERBS = {
         run_demo,
         "world, encode on local Ray, seal, verify, promote, train, zero-shot, report; again: resume",
         show=lambda result: f"report: {result['report']}",
-    )
+    ),
+    "latents": Verb(DemoConfig, make_latents, "the same as far as the latents, for `make train`"),
 }
 
 if __name__ == "__main__":

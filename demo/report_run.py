@@ -14,8 +14,9 @@ from encode_pipeline.latents.command import CheckFailed, read_yaml
 from encode_pipeline.latents.commit import ShardCommit
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import MANIFEST, Store, Version
-from eval.zero_shot import Prediction, metrics, read_classes
+from eval.zero_shot import Prediction, metrics
 from train.metrics import read_metrics
+from train.zero_shot import read_classes
 
 STORES = {"": "store", "-test": "test-store"}
 """A store's folder by what its steps' names end in."""

@@ -47,24 +47,7 @@ class DemoConfig(Settings):
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs whatever of the demo has not been run yet, and writes the report."""
     steps = StepLog(config)
-    world, store, test_store = config.out / "world", config.out / "store", config.out / "test-store"
-    steps.do(
-        "world",
-        f"world {config.train_pictures} + {config.test_pictures} pictures",
-        lambda: _world(config, world),
-    )
-    encode = [f"vae={VAE}", f"seed={config.seed}", "batch_size=8", "threads=1"]
-    ray = ["engine=ray", f"actors={config.actors}", "gpus_per_actor=0"]
-    steps.command("encode", "encode_pipeline", ["run", f"source={world / 'train'}", f"store={store}", *encode, *ray])
-    local = ["engine=local", "views=1"]
-    steps.command(
-        "encode-test",
-        "encode_pipeline",
-        ["run", f"source={world / 'test'}", f"store={test_store}", *encode, *local],
-    )
-    for name, place in (("", store), ("-test", test_store)):
-        for verb in ("seal", "verify", "promote", "status"):
-            steps.command(f"{verb}{name}", "encode_pipeline", [verb, str(place)])
+    store, test_store, classes = _latents(config, steps)
     train = config.out / "train"
     steps.command(
         "train",
@@ -84,7 +67,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
             "zero-shot",
             f"checkpoint={train}",
             f"data={test_store}",
-            f"classes={world / 'test'}",
+            f"classes={classes}",
             f"out={config.out / 'zero-shot'}",
         ],
     )
@@ -92,6 +75,35 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     steps.do("report", f"python -m demo.report {config.out}", lambda: _report(config.out, report))
     print(f"done in {sum(step['seconds'] for step in steps.steps.values()):.0f} s of work", file=sys.stderr)
     return {"report": str(report), **steps.steps["zero-shot"]["result"]["metrics"]}
+
+
+def make_latents(config: DemoConfig) -> dict[str, Any]:
+    """Runs the demo as far as its latents, whose places it returns; `run_demo` goes on from there."""
+    store, test_store, classes = _latents(config, StepLog(config))
+    return {"data": str(store), "test_data": str(test_store), "classes": str(classes)}
+
+
+def _latents(config: DemoConfig, steps: StepLog) -> tuple[Path, Path, Path]:
+    """The promoted stores of training and held-out pictures, and the folder with the class names."""
+    world, store, test_store = config.out / "world", config.out / "store", config.out / "test-store"
+    steps.do(
+        "world",
+        f"world {config.train_pictures} + {config.test_pictures} pictures",
+        lambda: _world(config, world),
+    )
+    encode = [f"vae={VAE}", f"seed={config.seed}", "batch_size=8", "threads=1"]
+    ray = ["engine=ray", f"actors={config.actors}", "gpus_per_actor=0"]
+    steps.command("encode", "encode_pipeline", ["run", f"source={world / 'train'}", f"store={store}", *encode, *ray])
+    local = ["engine=local", "views=1"]
+    steps.command(
+        "encode-test",
+        "encode_pipeline",
+        ["run", f"source={world / 'test'}", f"store={test_store}", *encode, *local],
+    )
+    for name, place in (("", store), ("-test", test_store)):
+        for verb in ("seal", "verify", "promote", "status"):
+            steps.command(f"{verb}{name}", "encode_pipeline", [verb, str(place)])
+    return store, test_store, world / "test"
 
 
 class StepLog:

@@ -1,4 +1,4 @@
-"""A checkpoint as a thing that embeds latents and texts, and refuses latents that are not its own."""
+"""A checkpoint as a thing that embeds latents and class names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from encode_pipeline.latents.spec import LatentSpec, SpecError, convert_scale
+from encode_pipeline.latents.spec import LatentSpec, convert_scale
 from train.checkpoint import load_checkpoint
 from train.model import restore_model, tokenizer_for
+from train.zero_shot import embed_classes
 
 
 class LatentClip:
@@ -27,11 +27,6 @@ class LatentClip:
         self.model: open_clip.CLIP = model.to(self.device).eval()
         self.tokenizer = tokenizer_for(architecture)
 
-    def check(self, spec: LatentSpec) -> None:
-        """Refuses latents of another VAE or shape; another scale of the same VAE is converted."""
-        if spec.vae.weights_sha256 != self.spec.vae.weights_sha256 or spec.shape != self.spec.shape:
-            raise SpecError(f"these latents are not the model's: {self.spec.difference(spec)}")
-
     @torch.inference_mode()
     def embed_latents(self, latents_bchw: Tensor, spec: LatentSpec) -> Tensor:
         """Unit embeddings of latents that lie in the scale of `spec`."""
@@ -40,12 +35,6 @@ class LatentClip:
         return embedding.float()
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings of texts."""
-        embedding: Tensor = self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True)
-        return embedding.float()
-
     def embed_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """One unit embedding a class: the mean over the templates, as OpenCLIP's classifier has it."""
-        rows = [self.embed_texts([template.format(c=name) for template in templates]).mean(dim=0) for name in names]
-        return F.normalize(torch.stack(rows), dim=-1)
+        """One unit embedding a class: the mean over the templates."""
+        return embed_classes(self.model, self.tokenizer, self.device, names, templates)

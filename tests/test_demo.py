@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from demo.run import DemoConfig, run_demo
+from demo.run import DemoConfig, make_latents, run_demo
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.store import Store
 from tests.test_demo_report import console_lines
+from train.zero_shot import read_classes
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,14 @@ def test_a_second_run_has_nothing_to_do(demo: DemoConfig) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.out.rglob("*") if path.is_file()}
     assert run_demo(demo)["report"].endswith("report.html")
     assert {path: path.stat().st_mtime_ns for path in demo.out.rglob("*") if path.is_file()} == before
+
+
+def test_its_latents_are_those_that_make_train_takes(demo: DemoConfig) -> None:
+    before = (demo.out / "steps.json").stat().st_mtime_ns
+    places = make_latents(demo)
+    assert Store(places["data"]).version().spec.views == 4 and Store(places["test_data"]).version().spec.views == 1
+    assert len(read_classes(Path(places["classes"]))[0]) == 48
+    assert (demo.out / "steps.json").stat().st_mtime_ns == before
 
 
 def test_another_demo_in_the_same_folder_is_refused(demo: DemoConfig) -> None:

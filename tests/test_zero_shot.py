@@ -15,11 +15,12 @@ from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
 from eval.models import LatentClip
-from eval.zero_shot import ZeroShotConfig, read_classes, zero_shot
+from eval.zero_shot import ZeroShotConfig, zero_shot
 from tests.conftest import Configure, build_vae, encode_and_seal
 from tests.test_train import store_of, tiny_model
 from train.config import TrainConfig
 from train.loop import train
+from train.zero_shot import check_latents, read_classes
 
 __all__ = ["tiny_model"]
 
@@ -74,7 +75,7 @@ def test_latents_of_another_scale_are_converted(
 ) -> None:
     def embed(version: Version) -> torch.Tensor:
         model = LatentClip(checkpoint)
-        model.check(version.spec)
+        check_latents(model.spec, version.spec)
         shard = ShardCache(version, tmp_path).open(version.manifest().to_pylist()[0])
         return model.embed_latents(torch.from_numpy(shard.latent(0)[None].copy()), version.spec)
 

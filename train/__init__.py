@@ -9,7 +9,10 @@
     loss.py        OpenCLIP's contrastive loss, fair to captions that occur twice in a batch
     checkpoint.py  written whole or not at all, with the LatentSpec inside
     loop.py        the training loop, top to bottom
-    metrics.py     one JSON line every few steps
+    metrics.py     what a run says as it goes: JSON lines, the console, TensorBoard, wandb
+    curves.py      the same as one picture
+    zero_shot.py   labelled latents, class embeddings, who is right
+    launch.py      `make train`: a process for every GPU, or a short check
     export.py      a model as a folder for OpenCLIP (timm_layout.py says how) with a model_card.py, or for this project
     import_checkpoint.py  the authors' checkpoint, or OpenCLIP's, as one of ours
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
-from train.config import ExportConfig, ImportConfig, ModelChoice, TrainConfig
+from train.config import CurvesConfig, ExportConfig, ImportConfig, ModelChoice, TrainConfig
 
 
 def run_train(config: TrainConfig) -> Mapping[str, Any]:
@@ -49,11 +49,16 @@ def run_import(config: ImportConfig) -> Mapping[str, Any]:
     return import_checkpoint(config)
 
 
+def run_curves(config: CurvesConfig) -> Mapping[str, Any]:
+    from train.curves import compare_runs
+
+    compare_runs([config.runs] if isinstance(config.runs, str) else config.runs, config.out)
+    return {"curves": str(config.out)}
+
+
 VERBS = {
     "run": Verb(TrainConfig, run_train, "train a model; the same command goes on from its latest checkpoint"),
-    "describe": Verb(ModelChoice, run_describe, "a model's parameters, FLOPs and config", "model", show_describe),
-    "export": Verb(ExportConfig, run_export, "a trained model as a folder for OpenCLIP or this project", "checkpoint"),
-    "import": Verb(ImportConfig, run_import, "the authors' or OpenCLIP's checkpoint as one of ours", "checkpoint"),
+from train.config import CurvesConfig, ExportConfig, ImportConfig, ModelChoice, TrainConfig
 }
 
 if __name__ == "__main__":

@@ -71,6 +71,13 @@ class ImportConfig(Settings):
     version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
 
 
+class CurvesConfig(Settings):
+    """Which runs to draw, and where."""
+
+    runs: str | list[str] = Field(description="the folder of a training run, or of several")
+    out: Path = Field(Path("curves.png"), description="the picture, a PNG")
+
+
 class Optimisation(Settings):
     """How weights are moved: what a run from scratch and a fine-tuning have in common."""
 

@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
+import open_clip
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +21,7 @@ from train.flops import training_flops
 from train.guard import Guard
 from train.loss import ContrastiveLoss
 from train.meter import Meter
+from train.metrics import FILE as METRICS
 from train.metrics import MetricsLog, read_metrics
 from train.model import build_model, load_text_tower, parameter_groups, tokenizer_for
 from train.resume import content_of, resume
@@ -106,7 +108,7 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
                 if model.logit_bias is not None:
                     line["logit_bias"] = model.logit_bias.item()
                 if labelled is not None and is_tested:
-                    line |= labelled.accuracy(model, tokenizer, ranks, towers.bfloat16)
+                    line |= _accuracy(labelled, model, tokenizer, ranks, towers.bfloat16)
                 if log is not None:
                     log.write(line)
             if is_ending or step % config.checkpoint_every == 0:
@@ -114,8 +116,8 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
                 if ranks.is_first:
                     content = content_of(config, data, architecture, model, optimizer, step)
                     save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
-                    lines = read_metrics(config.out / "metrics.jsonl")
-                    write_curves({config.out.name: lines}, config.out / "curves.png")
+                    lines = read_metrics(config.out / METRICS)
+                    write_curves({config.out.name: lines}, config.out / "curves.png", config.model)
                 ranks.wait()  # who left now would take the others with it, this checkpoint too
             if is_ending and not is_last:
                 raise stop.error()
@@ -144,3 +146,13 @@ def _labelled(config: TrainConfig, data: LatentData) -> ZeroShotSet | None:
     if config.zero_shot is None:
         return None
     return ZeroShotSet(config.zero_shot, config.classes, data.spec, config.cache or config.out / "cache")
+
+
+def _accuracy(
+    labelled: ZeroShotSet, model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, ranks: Ranks, bfloat16: bool
+) -> dict[str, float]:
+    """How many pictures find their class, each process asking for its share of them."""
+    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bfloat16):
+        counts = labelled.count(model, tokenizer, ranks.device, ranks.rank, ranks.world)
+    first, among_five, total = ranks.sums(counts["right_at_1"], counts["right_at_5"], counts["n"])
+    return {"zero_shot_acc1": first / total, "zero_shot_acc5": among_five / total}

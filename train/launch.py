@@ -1,0 +1,111 @@
+"""`make train`: starts `python -m train` as fits this machine: a process for every GPU, or a short check."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encode_pipeline.latents.command import RequestError, load_settings, parse, read_yaml
+from train.__main__ import VERBS
+from train.config import read_recipe
+
+DEMO = "runs/demo/store"
+"""Where `python -m demo latents` leaves them."""
+FOR_GPUS = 1024
+"""Samples: a recipe with a larger batch is made for GPUs and for more data than the demo's."""
+ON_CPU: dict[str, Any] = {
+    "steps": 20,
+    "batch_size": 16,
+    "warmup": 4,
+    "lr": 1.0e-4,
+    "precision": "float32",
+    "grad_checkpointing": False,
+    "log_every": 1,
+}
+ON_DEMO: dict[str, Any] = {"steps": 300, "batch_size": 128, "warmup": 30, "lr": 5.0e-4, "grad_checkpointing": False}
+"""With a GPU; the batch is of each."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What will be run, and what is said about it before."""
+
+    words: list[str]
+    """After `python -m train`."""
+    processes: int
+    notes: list[str]
+
+
+def plan(given: Sequence[str], gpus_here: int) -> Start:
+    """How a training is started here. What was given is never changed; what was not is chosen to fit."""
+    words = [word for word in given if not word.startswith("gpus=")]
+    gpus = _gpus(given, gpus_here)
+    request = parse("train", VERBS, words, default="run")
+    said = set(request.overrides) | set(read_yaml(request.config) if request.config else {})
+    model = str(request.overrides.get("model", "latent-vit-demo"))
+    batch = read_recipe(model).get("settings", {}).get("batch_size", 0)
+    is_demo = request.overrides.get("data") == DEMO
+    short = (gpus == 0 or is_demo) and batch > FOR_GPUS
+    chosen: dict[str, Any] = {"model": model, "out": f"runs/{Path(model).stem}{'-check' if short else ''}"}
+    if short:
+        chosen |= ON_DEMO | {"batch_size": ON_DEMO["batch_size"] * gpus} if gpus else ON_CPU
+    if "samples" in said:
+        chosen.pop("steps", None)
+    words += [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in chosen.items()
+        if key not in said
+    ]
+    config: Any = load_settings(VERBS["run"], VERBS.values(), parse("train", VERBS, words, default="run"))
+    where = f"on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "on the CPU: there is no GPU here"
+    notes = [f"Training {model} {where}; into {config.out}."]
+    if short:
+        notes += [
+            f"This is a check that everything runs, and not a training: {config.total_steps} steps of "
+            f"{config.batch_size} samples, where the recipe has batches of {batch:,}"
+            + (" and the demo has 600 pictures." if is_demo else "."),
+            "Its numbers are not comparable with any other. For the whole recipe: "
+            f"make train MODEL={model} DATA=STORE GPUS=8, with a store of your own on a machine with GPUs.",
+        ]
+    return Start(words, max(1, gpus), notes)
+
+
+def command(start: Start) -> list[str]:
+    """The command line; with several processes, torchrun's."""
+    if start.processes == 1:
+        return [sys.executable, "-m", "train", *start.words]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={start.processes}"]
+    return [sys.executable, *torchrun, "-m", "train", *start.words]
+
+
+def _gpus(given: Sequence[str], here: int) -> int:
+    wanted = [word.removeprefix("gpus=") for word in given if word.startswith("gpus=")]
+    if not wanted:
+        return here
+    if not wanted[-1].isdecimal() or int(wanted[-1]) < 1:
+        raise RequestError(f"gpus={wanted[-1]}: give the number of GPUs, or nothing for all that are here")
+    if int(wanted[-1]) > here:
+        raise RequestError(f"gpus={wanted[-1]}: this machine has {here}")
+    return int(wanted[-1])
+
+
+def launch(given: Sequence[str]) -> None:
+    """Becomes the training, so that signals reach it."""
+    import torch
+
+    try:
+        start = plan(given, torch.cuda.device_count())
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print("\n".join(start.notes), file=sys.stderr, flush=True)
+    words = command(start)
+    os.execv(words[0], words)
+
+
+if __name__ == "__main__":
+    launch(sys.argv[1:])
