@@ -13,7 +13,7 @@ from encode_pipeline.latents.command import CheckFailed, RequestError, to_yaml
 from encode_pipeline.latents.spec import LatentSpec
 from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, architecture_of
-from train.data import batches, open_dataset
+from train.data import open_data
 from train.loss import HardClipLoss, SoftClipLoss
 from train.metrics import MetricsLog
 from train.model import build_model, parameter_groups, tokenizer_for
@@ -24,13 +24,13 @@ OF_THIS_MACHINE = {"data", "out", "version", "workers", "cache", "log_every", "c
 def train(config: TrainConfig) -> dict[str, Any]:
     """Trains a model on a sealed latent store and returns where it stands at the end."""
     config.out.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(config.data, config.version, config.cache or config.out / "cache")
     architecture = architecture_of(config.model)
-    spec = dataset.spec
+    tokenizer = tokenizer_for(architecture)
+    data = open_data(config, tokenizer)
+    spec = data.spec
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     model = build_model(architecture, spec.shape[0], spec.shape[1]).to(device)
-    tokenizer = tokenizer_for(architecture)
     loss_of = SoftClipLoss() if config.repeated_captions == "soft" else HardClipLoss()
     groups = parameter_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
@@ -41,7 +41,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     started_at, began = step, time.monotonic()
     since_log, waited, logged_step = began, 0.0, step
 
-    stream = batches(dataset, tokenizer, config.batch_size, config.seed, step, total, config.workers)
+    stream = data.batches(step, total, range(config.batch_size))
     model.train()
     while step < total:
         asked = time.monotonic()
@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         image, text = features["image_features"].float(), features["text_features"].float()
         loss = loss_of(image, text, features["logit_scale"], tokens_bl)
         if not torch.isfinite(loss):
-            raise CheckFailed(f"step {step + 1}: loss is {loss.item()}; samples (view, number): {batch.ids[:8]}…")
+            raise CheckFailed(f"step {step + 1}: loss is {loss.item()}; first sample: {data.name(batch.ids[0])}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf)
@@ -86,7 +86,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             since_log, waited, logged_step = now, 0.0, step
         if step % config.checkpoint_every == 0 or step == total:
             content = {
-                "epoch": step * config.batch_size // len(dataset),
+                "epoch": step * config.batch_size // data.samples,
                 "name": config.model,
                 "step": step,
                 "state_dict": model.state_dict(),
