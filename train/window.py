@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from train.order import Numbers
 from train.prepare import ReadyStore, ReadyTar, Submit
 from train.stores import LatentStore
 
-TRIES = 3
+TRIES = 10
 """Of a shard that others remove from the cache as soon as it is ready."""
 
 
@@ -40,7 +41,8 @@ class OpenWindow:
             coming, self._coming = self._coming, {}
             for tar, future in coming.items():
                 try:
-                    future.result()
+                    with suppress(FileNotFoundError):  # removed just when it was ready
+                        future.result()
                 except (ShardError, SpecError) as error:
                     self.damaged[tar] = self._ready.fault(self._store.row(tar), error)
                 except BrokenProcessPool:
