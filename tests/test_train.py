@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from pathlib import Path
 
 import open_clip
@@ -16,10 +15,9 @@ from encode_pipeline.latents.store import Version
 from train.__main__ import VERBS
 from train.checkpoint import checkpoints, load_checkpoint
 from train.config import TrainConfig, architecture_of
-from train.data import batches, open_dataset
 from train.loop import learning_rate, train
 from train.loss import HardClipLoss, SoftClipLoss
-from train.model import build_model, parameter_counts, tokenizer_for
+from train.model import build_model, parameter_counts
 
 TABLE_6 = {
     "latent-vit-b-8": {"image": 85_698_048, "text": 63_428_097, "total": 149_126_145},
@@ -64,28 +62,6 @@ def test_the_stem_takes_the_latents_channels() -> None:
     model = build_model(architecture_of("latent-vit-demo"), 16, 64).eval()
     features = model.encode_image(torch.zeros(2, 16, 64, 64))
     assert features.shape == (2, 128)
-
-
-def test_batches_are_the_same_wherever_one_begins(sealed: Version, tmp_path: Path) -> None:
-    dataset = open_dataset(store_of(sealed), None, tmp_path)
-    tokenizer = tokenizer_for(architecture_of("latent-vit-demo"))
-    whole = list(batches(dataset, tokenizer, 10, 0, 0, 12, ahead=1))
-    rest = list(batches(dataset, tokenizer, 10, 0, 7, 12, ahead=4))
-    assert [batch.ids for batch in whole[7:]] == [batch.ids for batch in rest]
-    assert all(torch.equal(a.latents_bchw, b.latents_bchw) for a, b in zip(whole[7:], rest, strict=True))
-    assert all(torch.equal(a.tokens_bl, b.tokens_bl) for a, b in zip(whole[7:], rest, strict=True))
-
-
-def test_every_sample_once_an_epoch_each_in_its_own_view(sealed: Version, tmp_path: Path) -> None:
-    dataset = open_dataset(store_of(sealed), None, tmp_path)
-    tokenizer = tokenizer_for(architecture_of("latent-vit-demo"))
-    ids = [pair for batch in batches(dataset, tokenizer, 10, 0, 0, 24, ahead=2) for pair in batch.ids]
-    assert len(dataset) == 48
-    epochs = [ids[start : start + 48] for start in range(0, 192, 48)]
-    for number, epoch in enumerate(epochs):
-        assert Counter(sample for _, sample in epoch) == dict.fromkeys(range(48), 1)
-        assert {view for view, _ in epoch} == {number}
-    assert epochs[0] != [(0, sample) for _, sample in epochs[1]]
 
 
 def test_resumed_equals_uninterrupted(sealed: Version, tiny_model: str, tmp_path: Path) -> None:

@@ -58,7 +58,10 @@ def run_curves(config: CurvesConfig) -> Mapping[str, Any]:
 
 VERBS = {
     "run": Verb(TrainConfig, run_train, "train a model; the same command goes on from its latest checkpoint"),
-from train.config import CurvesConfig, ExportConfig, ImportConfig, ModelChoice, TrainConfig
+    "describe": Verb(ModelChoice, run_describe, "a model's parameters, FLOPs and config", "model", show_describe),
+    "export": Verb(ExportConfig, run_export, "a trained model as a folder for OpenCLIP or this project", "checkpoint"),
+    "import": Verb(ImportConfig, run_import, "the authors' or OpenCLIP's checkpoint as one of ours", "checkpoint"),
+    "curves": Verb(CurvesConfig, run_curves, "the curves of one run, or of several to compare", "runs"),
 }
 
 if __name__ == "__main__":

@@ -1,114 +1,212 @@
-"""From the manifest of a sealed version to batches: every sample once an epoch, in an order set by the seed."""
+"""Batches: the same ones for the same stores and seed, from any number on, on any number of machines and workers."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import resource
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 import torch
 from torch import Tensor
 
-from encode_pipeline.latents.cache import ShardCache
-from encode_pipeline.latents.command import RequestError
-from encode_pipeline.latents.reader import LatentShard
-from encode_pipeline.latents.store import Store, Version
+from encode_pipeline.latents.command import CheckFailed, RequestError
+from train.config import TrainConfig
+from train.order import Numbers, Piece, Shares, Stream, Window
+from train.prepare import ReadyStore, Submit, preparing
+from train.stores import LatentStore, open_stores
+from train.window import OpenWindow
+
+AHEAD = 2
+"""Batches made before they are asked for."""
+READERS = 4
+"""Threads that copy rows: of files that are not in memory yet, several are waited for at a time."""
+OTHER_FILES = 256
+"""That this process may have open besides shards."""
 
 
 @dataclass(frozen=True)
 class Batch:
+    """What one rank has of a global batch."""
+
     latents_bchw: Tensor
     tokens_bl: Tensor
-    ids: list[tuple[int, int]]
-    """View and sample number of each row."""
+    ids: Numbers
+    """Of each row: the store's number, the tar's number in it, and the sample's in the tar."""
 
 
-class LatentDataset:
-    """All samples of a sealed version in all views, by number and without a copy."""
+class LatentData:
+    """All samples of some stores, in batches."""
 
-    def __init__(self, version: Version, cache: Path) -> None:
-        self.version, self.spec = version, version.spec
-        opener = ShardCache(version, cache)
-        rows = version.manifest().to_pylist()
-        by_view: list[list[LatentShard]] = [[] for _ in range(self.spec.views)]
-        for row in sorted(rows, key=lambda row: (row["view"], row["shard"])):
-            by_view[row["view"]].append(opener.open(row))
-        self._shards = by_view
-        sizes = [len(shard) for shard in by_view[0]]
-        if any([len(shard) for shard in shards] != sizes for shards in by_view):
-            raise RequestError(f"{version.storage.url()}: the views do not hold the same samples")
-        self._ends = np.cumsum(sizes).tolist()
+    def __init__(self, stores: Sequence[LatentStore], config: TrainConfig, tokenizer: Any) -> None:
+        self.spec = stores[0].version.spec
+        self.skipped = 0
+        """Rows so far, on this rank, that others fill because their shard is damaged."""
+        self._stores, self._config = stores, config
+        folder, limit = config.cache or config.out / "cache", int(config.cache_gb * 1e9)
+        self._ready = [ReadyStore(store.version, folder, limit, tokenizer) for store in stores]
+        mixed = config.views == "mixed"
+        seed = abs(config.seed) * 2 + (config.seed < 0)
+        self._streams = [
+            Stream(store.sizes, store.version.spec.views, mixed, config.mix, [seed, number])
+            for number, store in enumerate(stores)
+        ]
+        self.samples = sum(stream.samples for stream in self._streams)
+        """In an epoch of every store."""
+        self._shares = Shares([store.weight for store in stores], config.batch_size)
+        self._context_length = int(tokenizer.context_length)
+        self._named: set[tuple[int, int]] = set()
+        self._check_room(folder, limit)
 
-    def __len__(self) -> int:
-        """Samples, each counted once whatever its views."""
-        return int(self._ends[-1])
+    def batch_ids(self, number: int) -> Numbers:
+        """A whole batch by its numbers: store, tar, sample. No file is opened for it."""
+        rows = range(self._config.batch_size)
+        return np.concatenate([_ids(store, piece) for store, _, _, piece in self._pieces(number, rows)])
 
-    def latent(self, view: int, sample: int) -> npt.NDArray[np.float16]:
-        shard, index = self._place(view, sample)
-        return shard.latent(index)
+    def batches(self, first: int, last: int, rows: range) -> Iterator[Batch]:
+        """These rows of the batches from `first` to before `last`; the next ones are made while one is used."""
+        with (
+            preparing(self._ready, self._config.workers) as submit,
+            ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers,
+            ThreadPoolExecutor(1, thread_name_prefix="batch") as maker,
+        ):
+            reading = _Reading(self, submit, readers, first, last, rows)
+            pending: deque[Future[tuple[Batch, int]]] = deque()
+            try:
+                for number in range(first, last):
+                    while len(pending) <= AHEAD and number + len(pending) < last:
+                        pending.append(maker.submit(reading.batch, number + len(pending)))
+                    batch, skipped = pending.popleft().result()
+                    self.skipped += skipped
+                    yield batch
+            finally:
+                for future in pending:
+                    future.cancel()
+                reading.cancel()
 
-    def caption(self, sample: int) -> str:
-        shard, index = self._place(0, sample)
-        return shard.caption(index)
+    def name(self, id: Sequence[int]) -> str:
+        """A sample by the address of its tar and its key, for messages."""
+        store, tar, sample = map(int, id)
+        try:
+            key = self._ready[store].key(self._stores[store].row(tar), sample)
+        except (CheckFailed, RequestError, OSError):
+            key = f"sample {sample}"
+        return f"{self._stores[store].url(tar)}: {key}"
 
-    def _place(self, view: int, sample: int) -> tuple[LatentShard, int]:
-        number = bisect_right(self._ends, sample)
-        return self._shards[view][number], sample - (self._ends[number - 1] if number else 0)
+    def _pieces(self, number: int, rows: range) -> Iterator[tuple[int, int, bool, Piece]]:
+        """The store, the first row, whether it is the store's first in the batch, and the samples from there on."""
+        row = 0
+        starts, ends = self._shares.before(number), self._shares.before(number + 1)
+        for store, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            first, last = max(rows.start, row), min(rows.stop, row + end - start)
+            place = first
+            for piece in self._streams[store].pieces(start + first - row, start + last - row):
+                yield store, place - rows.start, place == row, piece
+                place += len(piece.tars)
+            row += end - start
 
-
-def open_dataset(store: str, version: str | None, cache: Path) -> LatentDataset:
-    """The sealed version of a store, ready to read."""
-    return LatentDataset(Store(store).version(version), cache)
-
-
-def batches(
-    dataset: LatentDataset,
-    tokenizer: open_clip.SimpleTokenizer,
-    batch_size: int,
-    seed: int,
-    first: int,
-    last: int,
-    ahead: int,
-) -> Iterator[Batch]:
-    """Batches number `first` to `last`: the same ones whether or not those before were asked for.
-
-    Samples form one endless stream, epoch after epoch, each epoch in its own order and its own view, and a
-    batch is a piece of that stream: none is left out and none comes twice within an epoch.
-    """
-    order = _EpochOrder(len(dataset), seed)
-
-    def make(number: int) -> Batch:
-        ids = []
-        for position in range(number * batch_size, (number + 1) * batch_size):
-            epoch, place = divmod(position, len(dataset))
-            ids.append((epoch % dataset.spec.views, order.sample(epoch, place)))
-        latents = np.stack([dataset.latent(view, sample) for view, sample in ids])
-        tokens = tokenizer([dataset.caption(sample) for _, sample in ids])
-        return Batch(torch.from_numpy(latents), tokens, ids)
-
-    with ThreadPoolExecutor(1) as pool:  # one thread: batches are cheap to make, and come in order
-        pending = [pool.submit(make, number) for number in range(first, min(first + ahead, last))]
-        for number in range(first, last):
-            batch = pending.pop(0).result()
-            if number + ahead < last:
-                pending.append(pool.submit(make, number + ahead))
-            yield batch
+    def _check_room(self, folder: Path, limit: int) -> None:
+        """Two windows are needed at a time: one is read while the next is prepared."""
+        mix = self._config.mix
+        record = 8 + 4 * self._context_length
+        wanted = 2 * sum(store.largest(mix, record) for store in self._stores)
+        if wanted > limit:
+            raise RequestError(
+                f"cache_gb={self._config.cache_gb:g}: two windows of mix={mix} shards can take {wanted / 1e9:.3g} GB "
+                f"in {folder}; say cache_gb={-(-wanted // 10**7) / 100:g}, or a smaller mix="
+            )
+        files = OTHER_FILES + 2 * 3 * sum(min(mix, store.tars.num_rows) for store in self._stores)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < files:
+            if hard != resource.RLIM_INFINITY and hard < files:
+                raise RequestError(f"mix={mix}: needs {files} open files, and this machine allows {hard}")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
-class _EpochOrder:
-    """The order of the samples in each epoch; the two epochs that a batch can touch are kept."""
+def open_data(config: TrainConfig, tokenizer: Any) -> LatentData:
+    """The stores of a run, ready to be read; those that do not fit together are refused."""
+    return LatentData(open_stores(config), config, tokenizer)
 
-    def __init__(self, samples: int, seed: int) -> None:
-        self._samples, self._seed = samples, seed
-        self._kept: dict[int, npt.NDArray[np.int64]] = {}
 
-    def sample(self, epoch: int, place: int) -> int:
-        if epoch not in self._kept:
-            self._kept = {kept: order for kept, order in self._kept.items() if kept >= epoch - 1}
-            self._kept[epoch] = np.random.default_rng([self._seed, epoch]).permutation(self._samples)
-        return int(self._kept[epoch][place])
+class _Reading:
+    """Makes some rows of one batch after the other, and has the shards of the next window prepared meanwhile."""
+
+    def __init__(
+        self, data: LatentData, submit: Submit, readers: ThreadPoolExecutor, first: int, last: int, rows: range
+    ) -> None:
+        self._data, self._submit, self._readers, self._first, self._rows = data, submit, readers, first, rows
+        self._ends = data._shares.before(last)
+        self._windows: list[dict[Window, OpenWindow]] = [{} for _ in data._stores]
+        self._cancelled = threading.Event()
+        self._pinned = torch.cuda.is_available()
+
+    def batch(self, number: int) -> tuple[Batch, int]:
+        """The rows of a batch, and how many of them fill in for damaged ones."""
+        data, count = self._data, len(self._rows)
+        latents = torch.empty((count, *data.spec.shape), dtype=torch.float16, pin_memory=self._pinned)
+        tokens = torch.empty((count, data._context_length), dtype=torch.int64, pin_memory=self._pinned)
+        flat, lines = latents.view(count, -1).numpy(), tokens.numpy()
+        ids, skipped, copies = [], 0, []
+        for store, place, is_first, piece in data._pieces(number, self._rows):
+            window = self._window(store, piece.window)
+            if window.damaged:
+                # Of all ranks one says it: that which begins the window, or after a resume the store's share.
+                tells = piece.place == 0 or (number == self._first and is_first)
+                self._tell(store, window, tells)
+                skipped += window.instead(piece.tars, piece.indices)
+            ids.append(_ids(store, piece))
+            order = np.lexsort((piece.indices, piece.tars))
+            for part in np.array_split(order, min(READERS, len(order))):
+                taken = (piece.tars[part], piece.indices[part], place + part)
+                copies.append(self._readers.submit(window.copy, *taken, flat, lines))
+        for copy in copies:
+            copy.result()
+        return Batch(latents, tokens, np.concatenate(ids)), skipped
+
+    def cancel(self) -> None:
+        """Nobody wants more batches: what has not begun never will."""
+        self._cancelled.set()
+        for windows in self._windows:
+            for window in list(windows.values()):
+                window.cancel()
+
+    def _window(self, store: int, window: Window) -> OpenWindow:
+        """A window that can be read. Those before it are let go, and the next one is begun."""
+        windows, stream = self._windows[store], self._data._streams[store]
+        if self._cancelled.is_set():
+            raise CancelledError
+        if window not in windows:
+            windows[window] = self._opened(store, window)
+        windows[window].wait()
+        for old in [old for old in windows if old < window]:
+            del windows[old]
+        start, following = stream.after(window)
+        if following not in windows and start < self._ends[store]:
+            windows[following] = self._opened(store, following)
+        return windows[window]
+
+    def _opened(self, store: int, window: Window) -> OpenWindow:
+        data = self._data
+        tars = data._streams[store].tars(window)
+        # The ranks of a machine share the work: each begins elsewhere, and finds done what others did.
+        turned = np.roll(tars, -(self._rows.start * len(tars) // data._config.batch_size))
+        return OpenWindow(store, data._stores[store], data._ready[store], turned, self._submit)
+
+    def _tell(self, store: int, window: OpenWindow, tells: bool) -> None:
+        for tar, fault in window.damaged.items():
+            if self._data._config.damaged == "stop":
+                raise CheckFailed(fault)
+            if tells and (store, tar) not in self._data._named:
+                self._data._named.add((store, tar))
+                print(f"damaged, and left out: {fault}", file=sys.stderr, flush=True)
+
+
+def _ids(store: int, piece: Piece) -> npt.NDArray[np.int64]:
+    return np.stack([np.full(len(piece.tars), store), piece.tars, piece.indices], axis=1)

@@ -7,6 +7,7 @@
     commit.py    the record that says a source shard is done
     store.py     versions, plans, commits, seal, promote, gc
     cache.py     shards as local files, checked on arrival
+    bounded.py   a folder that processes share and that never holds too much
     verify.py    is every byte what the commits say
     shard_check.py  one shard against its commit, for every engine of verify
     command.py   settings and the command line that the three packages share

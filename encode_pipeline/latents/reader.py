@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
-from dataclasses import dataclass
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,21 +14,19 @@ import numpy as np
 
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.spec import LatentSpec, SpecError
-from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, Latent, npy_header
+from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, MAX_NAME_BYTES, Latent, npy_header
 
-PARTS = ("npy", "txt", "json")
+PARTS = (".npy", ".txt", ".json")
+HEADERS_AT_ONCE = 1536
+"""That are gathered and summed up together: more would not stay in a core's cache."""
+SUM_MASK = np.uint64(0x00FF00FF00FF00FF)
+PIECE = 4096
+"""Bytes read at once: mostly the caption, the record and the next latent's header."""
+OCTAL = 8 ** np.arange(5, -1, -1)
 
 
 class ShardError(CheckFailed):
     """A tar is not the latent shard it should be; the message names file, member and fault."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    key: str
-    npy: int
-    txt: tuple[int, int]
-    json: tuple[int, int]
 
 
 class LatentShard:
@@ -36,50 +34,44 @@ class LatentShard:
 
     def __init__(self, path: Path, spec: LatentSpec) -> None:
         self.path, self.spec = path, spec
-        self._header = npy_header(spec)
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if size == 0:
                 raise ShardError(f"{path}: empty file")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        try:
-            self._entries = self._index()
-            if self._entries and self.metadata(0).get("spec") != spec.fingerprint:
-                owner = self.metadata(0).get("spec")
-                raise SpecError(f"{path}: holds latents of version {owner}, not of {spec.fingerprint}")
-        except BaseException:
-            self._map.close()
-            raise
+            try:
+                self._index(file.fileno())
+                if self.keys and self.metadata(0).get("spec") != spec.fingerprint:
+                    owner = self.metadata(0).get("spec")
+                    raise SpecError(f"{path}: holds latents of version {owner}, not of {spec.fingerprint}")
+            except BaseException:
+                self.close()
+                raise
 
     def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def keys(self) -> list[str]:
-        return [entry.key for entry in self._entries]
+        return len(self.keys)
 
     def latent(self, index: int) -> Latent:
         """The stored latent, read-only, channels x height x width."""
-        offset = self._entries[index].npy
         count = int(np.prod(self.spec.shape))
-        return np.frombuffer(self._map, dtype="<f2", count=count, offset=offset).reshape(self.spec.shape)
+        return np.frombuffer(self._map, "<f2", count, int(self.offsets[index])).reshape(self.spec.shape)
 
     def caption(self, index: int) -> str:
-        start, size = self._entries[index].txt
+        start, size = self._members[index, 1].tolist()
         try:
             return self._map[start : start + size].decode("utf-8")
         except UnicodeDecodeError:
-            raise ShardError(f"{self.path}: {self._entries[index].key}.txt: damaged: not UTF-8") from None
+            raise ShardError(f"{self.path}: {self.keys[index]}.txt: damaged: not UTF-8") from None
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Source, original size, view and augmentation parameters of a sample."""
-        start, size = self._entries[index].json
+        start, size = self._members[index, 2].tolist()
         try:
             record = json.loads(self._map[start : start + size])
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            raise ShardError(f"{self.path}: {self._entries[index].key}.json: damaged: not a JSON object")
+            raise ShardError(f"{self.path}: {self.keys[index]}.json: damaged: not a JSON object")
         return record
 
     def close(self) -> None:
@@ -94,58 +86,115 @@ class LatentShard:
     ) -> None:
         self.close()
 
-    def _index(self) -> list[_Entry]:
-        entries: list[_Entry] = []
-        position = 0
-        end = len(self._map)
-        found: list[tuple[str, int, int]] = []
-        while True:
-            header = self._map[position : position + BLOCK]
-            if header == END_OF_TAR[:BLOCK]:
-                break
-            name, size = self._member(header, position)
-            data = position + BLOCK
-            position = data + size + (-size % BLOCK)
-            if position > end:
-                raise ShardError(f"{self.path}: {name}: cut short at byte {end} of {position}")
-            found.append((name, data, size))
-            if len(found) == len(PARTS):
-                entries.append(self._entry(found))
-                found = []
-        if found:
-            raise ShardError(f"{self.path}: {found[0][0]}: sample without its other parts")
-        if self._map[position:] != END_OF_TAR:
-            raise ShardError(f"{self.path}: no end of tar at byte {position} of {end}")
-        if len({entry.key for entry in entries}) != len(entries):
+    def _index(self, file: int) -> None:
+        """Follows the sizes from header to header; what the headers say is checked as it passes, many at a time."""
+        found = _Headers(self.path, npy_header(self.spec))
+        end = self._chain(file, found)
+        whole = len(found.names) // 3 * 3
+        keys = [name[: -len(PARTS[0])] for name in found.names[:whole:3]]
+        for number, part in enumerate(PARTS):
+            wanted = [key + part.encode() for key in keys]
+            if found.names[number:whole:3] != wanted:
+                at = 3 * next(at for at, name in enumerate(wanted) if found.names[3 * at + number] != name)
+                names = b", ".join(found.names[at : at + 3]).decode()
+                raise ShardError(
+                    f"{self.path}: not a latent shard: {names} stand where .npy, .txt, .json of one key should"
+                )
+        self.keys = [key.decode() for key in keys]
+        """Of the samples, in their order."""
+        if whole < len(found.names):
+            raise ShardError(f"{self.path}: {found.names[whole].decode()}: sample without its other parts")
+        self._members = np.array([found.starts, found.sizes], np.int64).T.reshape(-1, 3, 2)
+        """Of each sample, where its three parts begin, and how long they are."""
+        starts, sizes = self._members[:, 0].T
+        header = len(npy_header(self.spec))
+        fit = np.array(found.is_latent[::3], bool) & (sizes == header + self.spec.bytes_per_latent)
+        if not fit.all():
+            name = self.keys[int(fit.argmin())]
+            raise SpecError(f"{self.path}: {name}.npy: not a float16 latent of shape {self.spec.shape}")
+        self.offsets = starts + header
+        """Where in the file each latent begins."""
+        if self._map[end:] != END_OF_TAR:
+            raise ShardError(f"{self.path}: no end of tar at byte {end} of {len(self._map)}")
+        if len(set(keys)) != len(keys):
             raise ShardError(f"{self.path}: a key occurs twice")
-        return entries
 
-    def _member(self, header: bytes, position: int) -> tuple[str, int]:
-        if len(header) < BLOCK:
-            raise ShardError(f"{self.path}: cut short at byte {position + len(header)}: no end of tar")
-        try:
-            checksum = int(header[148:156].rstrip(b"\0 "), 8)
-            size = int(header[124:136].rstrip(b"\0 "), 8)
-            name = header[:100].rstrip(b"\0").decode("utf-8")
-        except ValueError:
-            raise ShardError(f"{self.path}: unreadable member header at byte {position}") from None
-        if checksum != sum(header[:148]) + sum(header[156:]) + 8 * 32:
-            raise ShardError(f"{self.path}: damaged member header at byte {position}")
-        return name, size
+    def _chain(self, file: int, found: _Headers) -> int:
+        """Where the end of the tar begins, behind the headers found.
 
-    def _entry(self, found: list[tuple[str, int, int]]) -> _Entry:
-        keys = {name.rsplit(".", 1)[0] for name, _, _ in found}
-        parts = tuple(name.rsplit(".", 1)[-1] for name, _, _ in found)
-        if len(keys) != 1 or parts != PARTS:
-            names = ", ".join(name for name, _, _ in found)
-            raise ShardError(
-                f"{self.path}: not a latent shard: {names} stand where .npy, .txt, .json of one key should"
-            )
-        (npy_name, npy_start, npy_size), (_, *txt), (_, *meta) = found
-        header_size = len(self._header)
-        if (
-            npy_size != header_size + self.spec.bytes_per_latent
-            or self._map[npy_start : npy_start + header_size] != self._header
-        ):
-            raise SpecError(f"{self.path}: {npy_name}: not a float16 latent of shape {self.spec.shape}")
-        return _Entry(keys.pop(), npy_start + header_size, (txt[0], txt[1]), (meta[0], meta[1]))
+        By reads: through the map, each new page would cost more than all else here.
+        """
+        total, position, wanted = len(self._map), 0, BLOCK + len(npy_header(self.spec))
+        piece, at = b"", 0
+        while position + BLOCK <= total:
+            if len(piece) < at + wanted:
+                piece, at = os.pread(file, PIECE, position), 0
+            try:
+                size = int(piece[at + 124 : at + 136].rstrip(b"\0 "), 8)
+            except ValueError:
+                break
+            if size < 0:
+                break
+            found.add(piece[at : at + wanted], position, size)
+            step = BLOCK + size + (-size % BLOCK)
+            position, at = position + step, at + step
+            if position > total:
+                found.check()
+                name = found.names[-1].decode()
+                raise ShardError(f"{self.path}: {name}: cut short at byte {total} of {position}")
+        found.check()
+        header = piece[at : at + BLOCK]
+        if position + BLOCK > total:
+            raise ShardError(f"{self.path}: cut short at byte {total}: no end of tar")
+        if header != END_OF_TAR[:BLOCK]:
+            raise ShardError(f"{self.path}: unreadable member header at byte {position}")
+        return position
+
+
+class _Headers:
+    """The member headers of a tar. A damaged one leads astray, so nothing is believed until its checksum is right."""
+
+    def __init__(self, path: Path, npy: bytes) -> None:
+        self._path, self._npy = path, npy
+        self.starts: list[int] = []
+        """Where the content of each member begins."""
+        self.sizes: list[int] = []
+        self.names: list[bytes] = []
+        self.is_latent: list[bool] = []
+        """Whether a member begins as a latent of the right shape does."""
+        self._blocks: list[bytes] = []
+
+    def add(self, block: bytes, position: int, size: int) -> None:
+        """A header, with the first bytes of what follows it."""
+        self.starts.append(position + BLOCK)
+        self.sizes.append(size)
+        self._blocks.append(block)
+        if len(self._blocks) == HEADERS_AT_ONCE:
+            self.check()
+
+    def check(self) -> None:
+        """Believes the headers since the last time, or says which is damaged."""
+        width = BLOCK + len(self._npy)
+        data = bytearray().join(block.ljust(width, b"\0") for block in self._blocks)
+        blocks = np.frombuffer(data, np.uint8).reshape(-1, width)
+        self._blocks = []
+        digits = blocks[:, 148:154].astype(np.int64) - ord("0")
+        written = ((digits >= 0) & (digits < 8)).all(axis=1) & (blocks[:, 154:156] == (0, ord(" "))).all(axis=1)
+        blocks[:, 148:156] = ord(" ")
+        words = blocks[:, :BLOCK].view(np.uint64)
+        # Four sums of 128 bytes at once, each in 16 bits of its own.
+        sums = ((words & SUM_MASK) + (words >> np.uint64(8) & SUM_MASK)).sum(axis=1)
+        right = written & (digits @ OCTAL == sums.view(np.uint16).reshape(-1, 4).sum(axis=1))
+        names = np.ascontiguousarray(blocks[:, :MAX_NAME_BYTES]).view(f"S{MAX_NAME_BYTES}")[:, 0].tolist()
+        known = len(self.names)
+        if not right.all():
+            where = self.starts[known + int(right.argmin())] - BLOCK
+            raise ShardError(f"{self._path}: damaged member header at byte {where}")
+        for number, name in enumerate(names):
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                where = self.starts[known + number] - BLOCK
+                raise ShardError(f"{self._path}: unreadable member header at byte {where}") from None
+        self.names += names
+        self.is_latent += (blocks[:, BLOCK:] == np.frombuffer(self._npy, np.uint8)).all(axis=1).tolist()
