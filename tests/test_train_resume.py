@@ -43,7 +43,9 @@ def start(words: list[str]) -> Iterator[Start]:
 
     def begin(*more: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "train", *words, *more]
+        changed = {word.partition("=")[0] for word in more}
+        kept = [word for word in words if word.partition("=")[0] not in changed]
+        command = [sys.executable, "-m", "train", *kept, *more]
         runs.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
         return runs[-1]
 
