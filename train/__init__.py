@@ -1,6 +1,10 @@
 """Latent-CLIP training on a sealed latent store, with OpenCLIP's model, loss and tokenizer.
 
     config.py      what a run is told; recipes/ holds a YAML file for every model
+    stores.py      the stores of a run: do they fit together, and how much of each
+    order.py       which sample stands where: numbers alone
+    prepare.py     a shard made ready: fetched, checked, indexed, tokenised, by processes ahead of need
+    window.py      the shards that are read at a time, and what stands in for damaged ones
     data.py        manifest -> batches, the same ones for the same seed, from any step on
     model.py       an OpenCLIP model whose vision stem takes the store's latents
     text_tower.py  a text tower that begins where another OpenCLIP model ended

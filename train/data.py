@@ -78,10 +78,12 @@ class LatentData:
 
     def batches(self, first: int, last: int, rows: range) -> Generator[Batch]:
         """These rows of the batches from `first` to before `last`; the next ones are made while one is used."""
+        # Memory that a GPU copies from belongs to a GPU, and a thread's is the first unless it is told.
+        device = (torch.cuda.set_device, (torch.cuda.current_device(),)) if torch.cuda.is_available() else (None, ())
         with (
             preparing(self._ready, self._config.workers) as submit,
-            ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers,
-            ThreadPoolExecutor(1, thread_name_prefix="batch") as maker,
+            ThreadPoolExecutor(READERS, "read") as readers,
+            ThreadPoolExecutor(1, "batch", *device) as maker,
         ):
             reading = _Reading(self, submit, readers, first, last, rows)
             pending: deque[Future[tuple[Batch, int]]] = deque()

@@ -127,7 +127,7 @@ def preparing(stores: Sequence[ReadyStore], workers: int) -> Iterator[Submit]:
     """
     pool: Executor
     if workers == 0:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        pool = ThreadPoolExecutor(1, "prepare")
     else:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
