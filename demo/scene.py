@@ -21,13 +21,8 @@ from demo.drawing import (
 )
 
 CLASS_NAMES: tuple[str, ...] = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
-SPLITS = (
-    "train",
-    "test",
-    "warts",
-    "pairs-train",
-    "pairs-held-out",
-)  # a split's place here goes into the seed: append only
+SPLITS = ("train", "test", "warts", "pairs-train", "pairs-held-out")
+"""A split's place here goes into the seed: append only."""
 SIDES = (512, 544, 576, 640, 704, 768)
 
 

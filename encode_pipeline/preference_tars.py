@@ -27,7 +27,7 @@ from encode_pipeline.latents.disk import replace
 from encode_pipeline.latents.spec import canonical_json
 
 ROWS_AT_ONCE = 32
-"""Of a parquet file in memory: with their pictures some 20 MB."""
+"""Of a parquet file, with their pictures some 20 MB."""
 KEPT = ("ranking_id", "user_id", "are_different")
 """Columns that go along with a pair if they are there."""
 
@@ -196,9 +196,12 @@ def why_left_out(row: Mapping[str, Any]) -> str | None:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file in their order, a few in memory at a time."""
+    """The rows of a file in their order, a few in memory at a time.
+
+    Below that, Parquet itself needs at most twice a row group: where pictures were written as a dictionary, it comes first.
+    """
     try:
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:  # with a buffer, columns are not read whole
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             columns = [*COLUMNS, *(name for name in KEPT if name in file.schema_arrow.names)]
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
                 yield from batch.to_pylist()
