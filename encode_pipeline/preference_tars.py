@@ -198,7 +198,7 @@ def why_left_out(row: Mapping[str, Any]) -> str | None:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file in their order, a few in memory at a time.
 
-    Below that, Parquet itself needs at most twice a row group: where pictures were written as a dictionary, it comes first.
+    Parquet itself takes up to three times a row group, however long the file.
     """
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
