@@ -27,8 +27,8 @@ def by_open_clip(image: Tensor, text: Tensor, scale: Tensor) -> Gradients:
 
 def by_torch(image: Tensor, text: Tensor, scale: Tensor) -> Gradients:
     options, own = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=1024), torch.arange(len(image))
-    both = [F.linear_cross_entropy(scale * a, b, own, options=options) for a, b in ((image, text), (text, image))]
-    return _backward(sum(both) / 2, image, text, scale)
+    one, other = (F.linear_cross_entropy(scale * a, b, own, options=options) for a, b in ((image, text), (text, image)))
+    return _backward((one + other) / 2, image, text, scale)
 
 
 def by_blocks(image: Tensor, text: Tensor, scale: Tensor) -> Gradients:
@@ -49,12 +49,13 @@ def main(way: str, samples: int, width: int, out: Path) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     image, text = (F.normalize(torch.randn(samples, width, generator=generator), dim=-1) for _ in range(2))
     scale = torch.tensor(20.0)
-    small = [tensor[:64].clone().requires_grad_() for tensor in (image, text)]
-    WAYS[way](*small, scale.clone().requires_grad_())  # once unmeasured: threads and libraries
-    leaves = [tensor.requires_grad_() for tensor in (image, text, scale)]
+    few = [tensor.clone().requires_grad_() for tensor in (image[:64], text[:64], scale)]
+    WAYS[way](few[0], few[1], few[2])  # once unmeasured: threads and libraries
+    for tensor in (image, text, scale):
+        tensor.requires_grad_()
     forget_peak()
     before, started = resident("VmRSS"), time.perf_counter()
-    gradients = WAYS[way](*leaves)
+    gradients = WAYS[way](image, text, scale)
     seconds, peak = time.perf_counter() - started, resident("VmHWM") - before
     torch.save(gradients, out)
     return {"seconds": round(seconds, 2), "peak_bytes": peak}

@@ -6,7 +6,7 @@ import resource
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.spec import digest
 from train.config import TrainConfig
 from train.order import Numbers, Piece, Shares, Stream, Window
 from train.prepare import ReadyStore, Submit, preparing
@@ -65,12 +66,17 @@ class LatentData:
         self._named: set[tuple[int, int]] = set()
         self._check_room(folder, limit)
 
+    @property
+    def identity(self) -> str:
+        """Equal for stores of the same tars, wherever they are, in the same proportions."""
+        return digest([[store.tars.column("sha256").to_pylist(), str(store.weight)] for store in self._stores])
+
     def batch_ids(self, number: int) -> Numbers:
         """A whole batch by its numbers: store, tar, sample. No file is opened for it."""
         rows = range(self._config.batch_size)
         return np.concatenate([_ids(store, piece) for store, _, _, piece in self._pieces(number, rows)])
 
-    def batches(self, first: int, last: int, rows: range) -> Iterator[Batch]:
+    def batches(self, first: int, last: int, rows: range) -> Generator[Batch]:
         """These rows of the batches from `first` to before `last`; the next ones are made while one is used."""
         with (
             preparing(self._ready, self._config.workers) as submit,

@@ -23,11 +23,12 @@ from train.loss import ContrastiveLoss
 from train.meter import Meter
 from train.metrics import FILE as METRICS
 from train.metrics import MetricsLog, read_metrics
-from train.model import build_model, load_text_tower, parameter_groups, tokenizer_for
+from train.model import build_model, parameter_groups, tokenizer_for
 from train.resume import content_of, resume
 from train.schedule import learning_rate
 from train.step import Towers, backward, in_pieces
 from train.stopping import Stop
+from train.text_tower import load_text_tower
 from train.zero_shot import ZeroShotSet
 
 
@@ -60,8 +61,9 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
     groups, betas = parameter_groups(model, config.weight_decay), (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
     first = step = resume(config, data, architecture, model, optimizer, ranks)
-    compiled = torch.compile(model) if config.compile else model
-    parallel = DistributedDataParallel(compiled) if ranks.world > 1 else compiled
+    if config.compile:
+        model.compile()
+    parallel = DistributedDataParallel(model) if ranks.world > 1 else model
     towers = Towers(parallel, bfloat16=config.precision == "bfloat16")
     loss_of = ContrastiveLoss(ranks, config.loss, soft=config.repeated_captions == "soft")
 

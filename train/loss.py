@@ -89,7 +89,8 @@ class ContrastiveLoss:
         same = own_words[:, None] == words[None, :]
         if self.kind == "siglip":
             return -F.logsigmoid(torch.where(same, logits, -logits)).sum()
-        return F.cross_entropy(logits, same / same.sum(dim=1, keepdim=True), reduction="sum") / 2
+        right: Tensor = same / same.sum(dim=1, keepdim=True)
+        return F.cross_entropy(logits, right, reduction="sum") / 2
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -69,7 +69,8 @@ def backward(towers: Towers, pieces: Sequence[Piece], loss_of: ContrastiveLoss) 
     else:
         with torch.no_grad():
             known = [towers.features(piece, own=True) for piece in pieces]
-    images, texts = (torch.cat([features[side].detach().float() for features in known]) for side in (0, 1))
+    images = torch.cat([image.detach().float() for image, _, _, _ in known])
+    texts = torch.cat([text.detach().float() for _, text, _, _ in known])
     tokens = torch.cat([piece.tokens_bl for piece in pieces])
     contrast = loss_of(images, texts, known[0][2].float(), _float(known[0][3]), tokens)
     sizes = [len(piece.tokens_bl) for piece in pieces]
