@@ -33,8 +33,8 @@ class DemoPairs(Settings):
     """How many preference pairs, and where they go."""
 
     out: Path = Field(Path("runs/demo/pairs"), description="folder for train.parquet and held-out.parquet")
-    train: int = Field(300, gt=0, description="pairs to learn from")
-    held_out: int = Field(200, gt=0, description="pairs to judge by")
+    train: int = Field(1200, gt=0, description="pairs to learn from")
+    held_out: int = Field(300, gt=0, description="pairs to judge by")
     seed: int = Field(0, ge=0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -446,7 +447,10 @@ def test_resumed_equals_uninterrupted(pickscore: Configure, tmp_path: Path) -> N
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_killed_at_any_moment_the_same_command_goes_on(pickscore: Configure, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_at_any_moment_the_same_command_goes_on(
+    number: signal.Signals, pickscore: Configure, tmp_path: Path
+) -> None:
     fine_tune(pickscore(out=tmp_path / "whole"))
     config = pickscore(out=tmp_path / "killed")
     words = [f"{key}={value}" for key, value in config.model_dump(mode="json").items() if value is not None]
@@ -455,8 +459,8 @@ def test_killed_at_any_moment_the_same_command_goes_on(pickscore: Configure, tmp
     deadline = time.monotonic() + 300
     while not lines(tmp_path / "killed") and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    run.kill()
-    run.wait()
+    run.send_signal(number)
+    assert run.wait() in (-number, 128 + number, 0)
     assert lines(tmp_path / "killed"), run.stderr.read() if run.stderr else ""
     assert fine_tune(config)["steps"] == 12
     assert fine_tune(config)["steps_now"] == 0
