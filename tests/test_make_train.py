@@ -64,8 +64,16 @@ def test_what_is_given_is_never_changed(tmp_path: Path) -> None:
     assert start.words[: len(given)] == given and len(keys(start)) == len(start.words)  # and nothing twice
     assert "steps" not in keys(start)
     file = tmp_path / "mine.yaml"
-    file.write_text("batch_size: 4\nsteps: 3\n")
-    assert {"batch_size", "steps"}.isdisjoint(keys(plan(["model=latent-vit-b-8", "data=x", f"--config={file}"], 0)))
+    file.write_text("model: latent-vit-b-8\nbatch_size: 4\nsteps: 3\n")
+    chosen = plan(["data=x", f"--config={file}"], gpus_here=0).words[2:]
+    assert [word.partition("=")[0] for word in chosen] == [
+        "out",
+        "warmup",
+        "lr",
+        "precision",
+        "grad_checkpointing",
+        "log_every",
+    ]
 
 
 def test_the_demo_model_is_made_for_a_cpu() -> None:
@@ -96,6 +104,17 @@ def test_on_the_demos_latents_a_large_model_is_only_checked_with_gpus_too() -> N
 def test_a_wrong_request_is_refused_before_anything_starts(word: str, why: str) -> None:
     with pytest.raises(RequestError, match=why):
         plan(["model=latent-vit-b-8", "data=x", word], gpus_here=1)
+
+
+def test_a_recipe_of_nonsense_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for settings, why in (
+        ("[1, 2]", "`settings` holds no keys"),
+        ("{batch_size: many, lr: 1, steps: 1}", "batch_size="),
+    ):
+        file.write_text(f"architecture: {{}}\nsettings: {settings}\n")
+        with pytest.raises(RequestError, match=why):
+            plan([f"model={file}", "data=x"], gpus_here=0)
 
 
 def test_several_gpus_are_several_processes_of_torchrun() -> None:

@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(values: dict[str, object], 
 def test_another_spec_is_refused(values: dict[str, object], configure: Configure, tmp_path: Path) -> None:
     train(TrainConfig(**{**values, "steps": 5}))
     other = encode_and_seal(configure(vae=str(build_vae(tmp_path / "vae", seed=5)), store=str(tmp_path / "other")))
-    with pytest.raises(RequestError, match="was trained on other latents .*weights_sha256.*use another out="):
+    with pytest.raises(RequestError, match=r"was trained on other latents \(vae: .* against .*\); use another out="):
         train(TrainConfig(**{**values, "data": store_of(other), "steps": 5}))
     again = encode_and_seal(configure(seed=9, store=str(tmp_path / "again")))
     with pytest.raises(RequestError, match="use another out="):

@@ -133,8 +133,10 @@ def _draw(place: Axes, panel: Panel, runs: Mapping[str, Lines]) -> None:
         place.set_ylim(0, max(top, 0.05) if panel.key == "data_wait" else top)  # a thousandth is no mountain
     if panel.log:
         place.set_yscale("log")
+    low, high = place.get_ylim()
+    decades = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=6)
     for axis, is_log, as_share in ((place.xaxis, False, False), (place.yaxis, panel.log, panel.share)):
-        axis.set_major_locator(LogLocator(numticks=5) if is_log else MaxNLocator(5))
+        axis.set_major_locator(decades if is_log else MaxNLocator(5))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(_percent if as_share else _short)
     place.tick_params(labelsize=9, labelcolor=PALE, length=0)

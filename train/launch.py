@@ -45,10 +45,10 @@ def plan(given: Sequence[str], gpus_here: int) -> Start:
     words = [word for word in given if not word.startswith("gpus=")]
     gpus = _gpus(given, gpus_here)
     request = parse("train", VERBS, words, default="run")
-    said = set(request.overrides) | set(read_yaml(request.config) if request.config else {})
-    model = str(request.overrides.get("model", "latent-vit-demo"))
-    batch = read_recipe(model).get("settings", {}).get("batch_size", 0)
-    is_demo = request.overrides.get("data") == DEMO
+    said = (read_yaml(request.config) if request.config else {}) | request.overrides
+    model = str(said.get("model", "latent-vit-demo"))
+    batch = _recipes_batch(model)
+    is_demo = said.get("data") == DEMO
     short = (gpus == 0 or is_demo) and batch > FOR_GPUS
     chosen: dict[str, Any] = {"model": model, "out": f"runs/{Path(model).stem}{'-check' if short else ''}"}
     if short:
@@ -72,6 +72,13 @@ def plan(given: Sequence[str], gpus_here: int) -> Start:
             f"make train MODEL={model} DATA=STORE GPUS=8, with a store of your own on a machine with GPUs.",
         ]
     return Start(words, max(1, gpus), notes)
+
+
+def _recipes_batch(model: str) -> int:
+    """0 if the recipe says none, or nonsense, which is refused with all other settings."""
+    settings = read_recipe(model).get("settings")
+    batch = settings.get("batch_size") if isinstance(settings, dict) else None
+    return batch if isinstance(batch, int) else 0
 
 
 def command(start: Start) -> list[str]:

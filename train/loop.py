@@ -31,6 +31,8 @@ from train.stopping import Stop
 from train.text_tower import load_text_tower
 from train.zero_shot import ZeroShotSet
 
+SECONDS_BETWEEN_CURVES = 60
+
 
 def train(config: TrainConfig) -> dict[str, Any]:
     """Trains a model on sealed latent stores and returns where it stands at the end."""
@@ -44,7 +46,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
-    began = time.monotonic()
+    began = drawn = time.monotonic()
     pieces, total = config.pieces(ranks.world), config.total_steps
     config.out.mkdir(parents=True, exist_ok=True)
     architecture = architecture_of(config.model)
@@ -118,8 +120,9 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
                 if ranks.is_first:
                     content = content_of(config, data, architecture, model, optimizer, step)
                     save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
-                    lines = read_metrics(config.out / METRICS)
-                    write_curves({config.out.name: lines}, config.out / "curves.png", config.model)
+                    if is_ending or time.monotonic() - drawn > SECONDS_BETWEEN_CURVES:
+                        lines, drawn = read_metrics(config.out / METRICS), time.monotonic()
+                        write_curves({config.out.name: lines}, config.out / "curves.png", config.model)
                 ranks.wait()  # who left now would take the others with it, this checkpoint too
             if is_ending and not is_last:
                 raise stop.error()

@@ -103,4 +103,5 @@ def _grad(leaf: Tensor) -> Tensor:
 
 def _numbered(tokens_nl: Tensor) -> Tensor:
     """A number for every different caption."""
-    return torch.unique(tokens_nl, dim=0, return_inverse=True)[1]
+    number: Tensor = torch.unique(tokens_nl, dim=0, return_inverse=True)[1]
+    return number
