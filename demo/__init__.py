@@ -4,6 +4,7 @@ drawing.py      numbers -> pixels: shapes, colours, backgrounds
 scene.py        one captioned picture, from its seed
 captions.py     what is in a picture -> one of many wordings
 world.py        the pictures, and their image tars in the layout of img2dataset
+pairs.py        preference pairs: the picture that matches the caption wins
 warts.py        tars with broken samples, and what a reader must make of each
 train_vae.py    trains the VAE in vae/ on the CPU
 measure_vae.py  its PSNR on held-out pictures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from demo.pairs import DemoPairs, write_demo_pairs
 from demo.run import DemoConfig, make_latents, run_demo
 from encode_pipeline.latents.command import Verb, main
 
@@ -15,6 +16,7 @@ VERBS = {
         show=lambda result: f"report: {result['report']}",
     ),
     "latents": Verb(DemoConfig, make_latents, "the same as far as the latents, for `make train`"),
+    "pairs": Verb(DemoPairs, write_demo_pairs, "preference pairs of the small world, as parquet like Pick-a-Pic's"),
 }
 
 if __name__ == "__main__":

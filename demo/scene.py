@@ -21,7 +21,8 @@ from demo.drawing import (
 )
 
 CLASS_NAMES: tuple[str, ...] = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
-SPLITS = ("train", "test", "warts")  # a split's place here goes into the seed: append only
+SPLITS = ("train", "test", "warts", "pairs-train", "pairs-held-out")
+"""A split's place here goes into the seed: append only."""
 SIDES = (512, 544, 576, 640, 704, 768)
 
 
@@ -43,7 +44,7 @@ def render(seed: int, split: str, index: int, two_object_share: float = 0.15) ->
         two_before, two_after = int(index * two_object_share), int((index + 1) * two_object_share)
     if two_after > two_before:
         return _render_two(rng)
-    return _render_one(_class_of(seed, split, index - two_before), rng)
+    return render_one(_class_of(seed, split, index - two_before), rng)
 
 
 def _class_of(seed: int, split: str, ordinal: int) -> str:
@@ -74,7 +75,8 @@ def _place(
     return Placement(color, shape, float(x), float(y), diameter / 2, turn, stretch)
 
 
-def _render_one(class_name: str, rng: np.random.Generator) -> Picture:
+def render_one(class_name: str, rng: np.random.Generator) -> Picture:
+    """A picture of one object of a class, the rest by chance."""
     width, height = _draw_size(rng)
     side = min(width, height)
     share = rng.uniform(0.44, 0.74)

@@ -23,6 +23,7 @@ from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store
 from encode_pipeline.latents.verify import Engine, Verdict, verify
+from encode_pipeline.preference_tars import PairsRequest, write_pairs
 from encode_pipeline.progress import clock_text, cost_text
 
 
@@ -235,6 +236,7 @@ VERBS = {
     "promote": Verb(StoreRequest, run_promote, "make a sealed version the one that readers use", "store"),
     "replay": Verb(ReplayRequest, run_replay, "make the views of one sample again and compare", "store", show_replay),
     "gc": Verb(GcRequest, run_gc, "free what no commit refers to", "store"),
+    "pairs": Verb(PairsRequest, write_pairs, "preference pairs from parquet like Pick-a-Pic's to tars", "parquet"),
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
-from train.config import CurvesConfig, ExportConfig, ImportConfig, ModelChoice, TrainConfig
+from train.config import CurvesConfig, ExportConfig, ImportConfig, ModelChoice, PickScoreConfig, TrainConfig
 
 
 def run_train(config: TrainConfig) -> Mapping[str, Any]:
@@ -56,12 +56,19 @@ def run_curves(config: CurvesConfig) -> Mapping[str, Any]:
     return {"curves": str(config.out)}
 
 
+def run_pickscore(config: PickScoreConfig) -> Mapping[str, Any]:
+    from train.pickscore import fine_tune
+
+    return fine_tune(config)
+
+
 VERBS = {
     "run": Verb(TrainConfig, run_train, "train a model; the same command goes on from its latest checkpoint"),
     "describe": Verb(ModelChoice, run_describe, "a model's parameters, FLOPs and config", "model", show_describe),
     "export": Verb(ExportConfig, run_export, "a trained model as a folder for OpenCLIP or this project", "checkpoint"),
     "import": Verb(ImportConfig, run_import, "the authors' or OpenCLIP's checkpoint as one of ours", "checkpoint"),
     "curves": Verb(CurvesConfig, run_curves, "the curves of one run, or of several to compare", "runs"),
+    "pickscore": Verb(PickScoreConfig, run_pickscore, "fine-tune a model on preference pairs; again: resume"),
 }
 
 if __name__ == "__main__":

@@ -171,6 +171,26 @@ class TrainConfig(Optimisation):
         return self.steps if self.steps is not None else -(-(self.samples or 0) // self.batch_size)
 
 
+class PickScoreConfig(Optimisation):
+    """A fine-tuning on preference pairs. The defaults are PickScore's."""
+
+    checkpoint: Path = Field(description="the Latent-CLIP to begin with: a checkpoint, or a training run's folder")
+    data: str = Field(description="a latent store of preference pairs to learn from")
+    validation: str = Field(description="one of held-out pairs, for the accuracy on the way and the best step")
+    test: str | None = Field(None, description="one of further pairs, looked at once, at the end, at the best step")
+    out: Path = Field(description="folder for checkpoints and metrics")
+    steps: PositiveInt = Field(4000, description="optimiser steps")
+    batch_size: PositiveInt = Field(128, description="pairs a step")
+    lr: float = Field(3e-6, gt=0, description="peak learning rate")
+    warmup: int = Field(500, ge=0, description="steps of linear warm-up, before the straight line to zero")
+    weight_decay: float = Field(0.3, ge=0)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    checkpoint_every: PositiveInt = Field(
+        100, description="steps between checkpoints, each with a look at `validation`"
+    )
+
+
 def read_recipe(model: str) -> dict[str, Any]:
     """The `architecture` and `settings` of a named recipe or of a user's file."""
     if model.endswith(".json"):
