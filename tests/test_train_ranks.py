@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from encode_pipeline.latents.store import Version
 from tests.gradients_of_ranks import main as gradients_alone
+from tests.ids_of_ranks import BATCHES
+from tests.test_train import store_of, tiny_model
 from tests.test_train_step import largest_difference
 
+__all__ = ["tiny_model"]
 ROOT = Path(__file__).parent.parent
 
 
@@ -46,3 +51,20 @@ def test_gradients_are_those_of_one_process(
         for case, difference in differences.items():
             print(f"  {case}: {difference:.1e}")
     assert max(differences.values()) < 1e-5
+
+
+def test_samples_are_the_same_in_every_batch(sealed: Version, tiny_model: str, tmp_path: Path) -> None:
+    """Whatever the number of processes that read them, and of the workers that prepare them."""
+    found = {}
+    for processes, workers in ((1, 0), (2, 1), (4, 0), (1, 2)):
+        out = tmp_path / f"{processes}-{workers}" / "ids.json"
+        out.parent.mkdir()
+        done = torchrun(processes, "-m", "tests.ids_of_ranks", tiny_model, store_of(sealed), str(out), str(workers))
+        assert done.returncode == 0, done.stderr
+        found[processes, workers] = json.loads(out.read_text())
+    alone = found[1, 0]
+    assert len(alone) == BATCHES and len({json.dumps(batch["ids"]) for batch in alone}) == BATCHES
+    for other in found.values():
+        assert [batch["ids"] for batch in other] == [batch["ids"] for batch in alone]
+        assert [batch["tokens"] for batch in other] == [batch["tokens"] for batch in alone]
+        assert [batch["latents"] for batch in other] == pytest.approx([batch["latents"] for batch in alone])
