@@ -10,11 +10,17 @@
     text_tower.py  a text tower that begins where another OpenCLIP model ended
     flops.py       what a sample costs in arithmetic, and what a GPU could do
     describe.py    what a model is and costs, without making it
-    loss.py        OpenCLIP's contrastive loss, fair to captions that occur twice in a batch
-    checkpoint.py  written whole or not at all, with the LatentSpec inside
     loop.py        the training loop, top to bottom
+    step.py        the exact gradient of a batch, in one piece or many, on one GPU or many
+    loss.py        OpenCLIP's losses block by block, fair to captions that occur twice in a batch
+    distributed.py the processes that train together, and what each may ask of all
+    schedule.py    the learning rate over a run
+    guard.py       ends a run whose loss is no number; stopping.py one that is told to end
+    checkpoint.py  written whole or not at all, with the LatentSpec inside; resume.py goes on from one
+    meter.py       how fast a run goes, and how much of the time it waits for data
     metrics.py     what a run says as it goes: JSON lines, the console, TensorBoard, wandb
     curves.py      the same as one picture
+    zero_shot.py   labelled latents, class embeddings, who is right
     zero_shot.py   labelled latents, class embeddings, who is right
     pickscore.py   fine-tuning on preference pairs, with preferences.py (pairs of latents) and pair_scores.py (the loss)
     launch.py      `make train`: a process for every GPU, or a short check
