@@ -44,43 +44,45 @@ class ContrastiveLoss:
     soft: bool = False
     block_logits: int = BLOCK_LOGITS
 
-    @torch.enable_grad()
     def __call__(
         self, image_nd: Tensor, text_nd: Tensor, scale: Tensor, bias: Tensor | None, tokens_nl: Tensor
     ) -> Contrast:
-        count, first = len(image_nd), self.ranks.rank * len(image_nd)
-        images, texts = _leaf(self.ranks.gather(image_nd)), _leaf(self.ranks.gather(text_nd))
-        mine, my_texts = torch.zeros_like(image_nd), torch.zeros_like(text_nd)
-        scale, bias = _leaf(scale), None if bias is None else _leaf(bias)
-        words = (
-            _numbered(self.ranks.gather(tokens_nl)) if self.soft else torch.arange(len(images), device=images.device)
-        )
-        loss, right = image_nd.new_zeros(()), torch.zeros((), dtype=torch.long, device=image_nd.device)
-        step = max(1, self.block_logits // len(images))
-        for start in range(0, count, step):
-            rows = slice(start, min(start + step, count))
-            own_words = words[first + rows.start : first + rows.stop]
-            directions = [(image_nd, texts, mine), (text_nd, images, my_texts)]
-            for features, others, grad in directions[: 1 if self.kind == "siglip" else 2]:
-                queries = _leaf(features[rows])
-                logits = scale * queries @ others.T
+        """The features are this process's and of unit length; no graph is kept of them."""
+        with torch.no_grad():
+            return self._of_batch(image_nd, text_nd, scale, bias, tokens_nl)
+
+    def _of_batch(
+        self, image_nd: Tensor, text_nd: Tensor, scale: Tensor, bias: Tensor | None, tokens_nl: Tensor
+    ) -> Contrast:
+        count, first, device = len(image_nd), self.ranks.rank * len(image_nd), image_nd.device
+        features = [self.ranks.gather(image_nd), self.ranks.gather(text_nd)]
+        grads = [torch.zeros_like(side) for side in features]
+        scale_grad, bias_grad = torch.zeros_like(scale), None if bias is None else torch.zeros_like(bias)
+        total = len(features[0])
+        words = _numbered(self.ranks.gather(tokens_nl)) if self.soft else torch.arange(total, device=device)
+        loss, right = image_nd.new_zeros(()), torch.zeros((), dtype=torch.long, device=device)
+        step = max(1, self.block_logits // total)
+        for start in range(first, first + count, step):
+            rows = slice(start, min(start + step, first + count))
+            for own, other in ((0, 1), (1, 0))[: 1 if self.kind == "siglip" else 2]:
+                queries, columns = features[own][rows], features[other]
+                logits = (scale * queries) @ columns.T
                 if bias is not None:
-                    logits = logits + bias
-                part = self._of_block(logits, own_words, words) / count
-                part.backward()
-                assert queries.grad is not None
-                grad[rows] = queries.grad
+                    logits += bias
+                with torch.enable_grad():
+                    part = self._of_block(logits.requires_grad_(), words[rows], words) / count
+                (slope,) = torch.autograd.grad(part, logits)
+                pull = slope @ columns
+                grads[own][rows] += scale * pull
+                grads[other].addmm_(slope.T, scale * queries)
+                scale_grad += (queries * pull).sum()
+                if bias_grad is not None:
+                    bias_grad += slope.sum()
                 loss += part.detach()
-                if features is image_nd:
-                    right += (words[logits.detach().argmax(dim=1)] == own_words).sum()
-        return Contrast(
-            loss,
-            right,
-            mine.add_(self.ranks.sum_of_mine(_grad(images))),
-            my_texts.add_(self.ranks.sum_of_mine(_grad(texts))),
-            _grad(scale),
-            None if bias is None else _grad(bias),
-        )
+                if own == 0:
+                    right += (words[logits.argmax(dim=1)] == words[rows]).sum()
+        mine = [self.ranks.sum_of_mine(grad) for grad in grads]
+        return Contrast(loss, right, mine[0], mine[1], scale_grad, bias_grad)
 
     def _of_block(self, logits: Tensor, own_words: Tensor, words: Tensor) -> Tensor:
         """A block of rows; `own_words` says which caption is theirs, `words` that of each column."""
@@ -91,14 +93,6 @@ class ContrastiveLoss:
             return -F.logsigmoid(torch.where(same, logits, -logits)).sum()
         right: Tensor = same / same.sum(dim=1, keepdim=True)
         return F.cross_entropy(logits, right, reduction="sum") / 2
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_()
-
-
-def _grad(leaf: Tensor) -> Tensor:
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def _numbered(tokens_nl: Tensor) -> Tensor:
