@@ -80,6 +80,26 @@ def test_the_loss_and_its_gradients_are_open_clips(kind: str, block_rows: int) -
     assert int(ours.right) == int((image @ text.T).argmax(dim=1).eq(torch.arange(ROWS)).sum())
 
 
+def test_a_models_bias_is_left_alone_by_clips_loss() -> None:
+    """OpenCLIP's SigLIP configs bring one, which makes no difference to a softmax."""
+    latents, tokens = small_batch()
+    found = []
+    for bias in (None, -10.0):
+        architecture = Architecture(
+            embed_dim=24,
+            vision_cfg={"width": 32, "layers": 1, "head_width": 16, "patch_size": 2},
+            text_cfg={"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+            init_logit_bias=bias,
+        )
+        torch.manual_seed(0)
+        model = build_model(architecture, 4, 8)
+        for count in (1, 4):
+            model.zero_grad(set_to_none=True)
+            backward(Towers(model, False), in_pieces(latents, tokens, count, 0, 0), ContrastiveLoss(ALONE))
+            found.append(gradients(model))
+    assert all(largest_difference(other, found[0]) < 1e-4 for other in found[1:])
+
+
 def test_soft_is_hard_where_captions_differ() -> None:
     image, text = features()
     tokens = torch.arange(ROWS)[:, None].expand(ROWS, 4)

@@ -81,7 +81,7 @@ def backward(towers: Towers, pieces: Sequence[Piece], loss_of: ContrastiveLoss) 
             image, text, scale, bias = known[0] if len(pieces) == 1 else towers.features(piece)
             # The scale and the bias belong to the batch: their gradient comes once, with the last piece.
             pairs = [(image, image_grad), (text, text_grad), (scale, contrast.scale_grad * is_last)]
-            if bias is not None and contrast.bias_grad is not None:
+            if bias is not None and bias.requires_grad and contrast.bias_grad is not None:
                 pairs.append((bias, contrast.bias_grad * is_last))
             torch.autograd.backward([out for out, _ in pairs], [grad.to(out.dtype) for out, grad in pairs])
     return contrast
