@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import torch
 
 from encode_pipeline.latents.bounded import BoundedFolder
+from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.spec import LatentSpec
@@ -30,6 +32,7 @@ from tests.latent_stores import latent_store
 from tests.traps import wait_for
 from train.config import TrainConfig
 from train.data import Batch, LatentData, open_data
+from train.window import OpenWindow
 
 __all__ = ["faulty", "faulty_server"]
 SIZES = [7, 5, 9, 3, 6]
@@ -158,7 +161,7 @@ def test_a_sealed_store_of_pictures(sealed: Version, tmp_path: Path) -> None:
     store, tar, sample = batches[0].ids[5].tolist()
     path = tar_paths(sealed)[tar]
     with LatentShard(path, sealed.spec) as shard:
-        assert data.name(batches[0].ids[5]) == f"{path}: {shard.keys[sample]}"
+        assert data.names(batches[0].ids)[5] == f"{path}: {shard.keys[sample]}"
     assert store == 0
 
 
@@ -355,6 +358,51 @@ def test_a_killed_worker_is_told(store: Version, tmp_path: Path) -> None:
         for _ in stream:
             for path in (tmp_path / "out" / "cache").rglob("*.npy"):
                 path.unlink(missing_ok=True)
+
+
+def test_a_wait_for_shards_can_be_given_up(store: Version, tmp_path: Path) -> None:
+    data = opened(store, tmp_path / "out")
+    rows = [data._stores[0].row(tar) for tar in range(4)]
+    futures = [Future[None]() for _ in rows]
+    window = OpenWindow(0, data._stores[0], data._ready[0], np.arange(4), lambda store, row: futures[rows.index(row)])
+    with ThreadPoolExecutor(1) as waiter:
+        waiting = waiter.submit(window.wait)
+        data._ready[0].prepare(rows[0])
+        futures[0].set_result(None)
+        wait_for("the first shard to be open", lambda: 0 in window._open)
+        window.cancel()
+        try:
+            assert isinstance(waiting.exception(timeout=20), CancelledError)
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def test_a_signal_to_the_trainers_group_spares_its_workers(store: Version, tmp_path: Path) -> None:
+    """As torchrun sends one: the step under way is to be finished, and may need them."""
+    stream = opened(store, tmp_path / "out", workers=1, mix=1).batches(0, 40, range(8))
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None and os.getpgid(worker.pid) not in (os.getpgid(0), worker.pid)
+    stream.close()
+
+
+def test_the_samples_of_a_large_batch_are_named_by_opening_each_tar_once(
+    store: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(store, tmp_path / "out", batch_size=2 * EPOCH)
+    ids, opens, real = data.batch_ids(0), [], ShardCache.open
+
+    def counted(cache: ShardCache, row: Any) -> LatentShard:
+        opens.append(row["path"])
+        return real(cache, row)
+
+    monkeypatch.setattr(ShardCache, "open", counted)
+    names = data.names(ids)
+    assert len(set(names)) == len(names) == 2 * EPOCH and len(opens) == 2 * len(SIZES)
+    assert names[7].endswith(f"{ids[7, 1] // 2:05d}{ids[7, 2]:04d}")
+    tar_paths(store)[ids[7, 1]].unlink()
+    assert data.names(ids[7:8]) == [f"{tar_paths(store)[ids[7, 1]]}: sample {ids[7, 2]}"]
 
 
 # --- the cache ------------------------------------------------------------------------------------

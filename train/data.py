@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,8 @@ class LatentData:
         folder, limit = config.cache or config.out / "cache", int(config.cache_gb * 1e9)
         self._ready = [ReadyStore(store.version, folder, limit, tokenizer) for store in stores]
         mixed = config.views == "mixed"
-        seed = abs(config.seed) * 2 + (config.seed < 0)
         self._streams = [
-            Stream(store.sizes, store.version.spec.views, mixed, config.mix, [seed, number])
+            Stream(store.sizes, store.version.spec.views, mixed, config.mix, [2 * config.seed, number])
             for number, store in enumerate(stores)
         ]
         self.samples = sum(stream.samples for stream in self._streams)
@@ -99,14 +99,17 @@ class LatentData:
                     future.cancel()
                 reading.cancel()
 
-    def name(self, id: Sequence[int]) -> str:
-        """A sample by the address of its tar and its key, for messages."""
-        store, tar, sample = map(int, id)
-        try:
-            key = self._ready[store].key(self._stores[store].row(tar), sample)
-        except (CheckFailed, RequestError, OSError):
-            key = f"sample {sample}"
-        return f"{self._stores[store].url(tar)}: {key}"
+    def names(self, ids: Numbers) -> list[str]:
+        """Samples by the address of their tar and their key, for messages. Each tar is opened once."""
+        keys: dict[tuple[int, int], list[str]] = {}
+        for store, tar in np.unique(ids[:, :2], axis=0).tolist():
+            with suppress(CheckFailed, RequestError, OSError):
+                keys[store, tar] = self._ready[store].keys(self._stores[store].row(tar))
+        return [
+            f"{self._stores[store].url(tar)}: "
+            + (keys[store, tar][sample] if (store, tar) in keys else f"sample {sample}")
+            for store, tar, sample in ids.tolist()
+        ]
 
     def _pieces(self, number: int, rows: range) -> Iterator[tuple[int, int, bool, Piece]]:
         """The store, the first row, whether it is the store's first in the batch, and the samples from there on."""
@@ -188,10 +191,10 @@ class _Reading:
     def _window(self, store: int, window: Window) -> OpenWindow:
         """A window that can be read. Those before it are let go, and the next one is begun."""
         windows, stream = self._windows[store], self._data._streams[store]
-        if self._cancelled.is_set():
-            raise CancelledError
         if window not in windows:
             windows[window] = self._opened(store, window)
+        if self._cancelled.is_set():  # also one that came while the window was opened
+            raise CancelledError
         windows[window].wait()
         for old in [old for old in windows if old < window]:
             del windows[old]

@@ -53,12 +53,13 @@ class Guard:
 
     def _stop(self, noted: _Noted, loss: float, norm: float) -> None:
         finite = torch.isfinite(noted.batch.latents_bchw.flatten(1).float()).all(dim=1).numpy()
-        bad = [self._data.name(sample) for sample in noted.batch.ids[~finite]]
+        bad = self._data.names(noted.batch.ids[~finite])
         culprits = [name for names in self._ranks.collect(bad) for name in names]
         listing = self._out / f"not_finite_step_{noted.step:08d}.json"
         if self._ranks.is_first:
-            samples = [self._data.name(sample) for sample in self._data.batch_ids(noted.step - 1)]
+            samples = self._data.names(self._data.batch_ids(noted.step - 1))
             listing.write_text(json.dumps({"step": noted.step, "not_finite": culprits, "batch": samples}, indent=1))
+        self._ranks.wait()  # who left now would take the others with it, this list too
         cause = f"latents that are not finite: {', '.join(culprits[:3])}" if culprits else "all its latents are finite"
         raise CheckFailed(
             f"step {noted.step}: loss {loss}, gradient norm {norm}; {cause}; the batch's samples are in {listing}"

@@ -83,10 +83,10 @@ class ReadyStore:
             return None
         return ReadyTar(np.asarray(numbers), index)
 
-    def key(self, row: Row, sample: int) -> str:
-        """The key of a sample."""
+    def keys(self, row: Row) -> list[str]:
+        """The keys of a shard's samples."""
         with self._cache.open(row) as shard:
-            return shard.keys[sample]
+            return shard.keys
 
     def fault(self, row: Row, error: Exception) -> str:
         """What is wrong with a shard, beginning with its address in the store."""
@@ -130,7 +130,7 @@ def preparing(stores: Sequence[ReadyStore], workers: int) -> Iterator[Submit]:
         pool = ThreadPoolExecutor(1, "prepare")
     else:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload(["train.own_group", __name__])
         begin_with = (dict(os.environ), pickle.dumps(list(stores)))
         pool = ProcessPoolExecutor(workers, context, _begin, begin_with)
 

@@ -38,8 +38,7 @@ class OpenWindow:
         if not self._coming:
             return
         for _ in range(TRIES):
-            coming, self._coming = self._coming, {}
-            for tar, future in coming.items():
+            for tar, future in list(self._coming.items()):
                 try:
                     with suppress(FileNotFoundError):  # removed just when it was ready
                         future.result()
@@ -49,7 +48,8 @@ class OpenWindow:
                     raise CheckFailed(
                         "a process that prepares shards was killed; if memory ran out, take fewer workers"
                     ) from None
-                else:
+                del self._coming[tar]  # not before it is here: until then it can be given up
+                if tar not in self.damaged:
                     self._open_or_ask(tar)
             if not self._coming:
                 break
@@ -60,7 +60,7 @@ class OpenWindow:
 
     def cancel(self) -> None:
         """Gives up on what has not begun."""
-        for future in self._coming.values():
+        for future in list(self._coming.values()):  # another thread may be waiting for them
             future.cancel()
 
     def instead(self, tars: Numbers, indices: Numbers) -> int:
