@@ -15,6 +15,7 @@ from tests.test_train import store_of, tiny_model
 from train.checkpoint import checkpoints, load_checkpoint
 from train.config import TrainConfig
 from train.loop import train
+from train.metrics import read_metrics
 
 __all__ = ["tiny_model"]
 
@@ -57,7 +58,7 @@ def test_a_batch_that_is_no_number_ends_the_run_before_it_is_saved(
             for number, batch in enumerate(whole(first, last, rows), first):
                 if number == 2:
                     batch.latents_bchw[3, 0, 0, 0] = float("nan")
-                    named.append(data.name(batch.ids[3]))
+                    named.extend(data.names(batch.ids[3:4]))
                 yield batch
 
         monkeypatch.setattr(data, "batches", batches)
@@ -106,6 +107,19 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(values: dict[str, object], 
         assert steps_in(full) == [5]
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_samples_skipped_before_a_kill_stay_counted(values: dict[str, object], sealed: Version, tmp_path: Path) -> None:
+    tar = sealed.storage.local_path(sealed.manifest().column("path").to_pylist()[0])
+    assert tar is not None
+    tar.write_bytes(tar.read_bytes()[:-1024])
+    train(TrainConfig(**{**values, "damaged": "skip"}))
+    whole = [line["skipped"] for line in read_metrics(tmp_path / "out" / "metrics.jsonl")]
+    assert 0 < whole[1] < whole[-1]
+    for path in checkpoints(tmp_path / "out" / "checkpoints")[2:]:
+        path.unlink()
+    assert train(TrainConfig(**{**values, "damaged": "skip"}))["steps_now"] == 3
+    assert [line["skipped"] for line in read_metrics(tmp_path / "out" / "metrics.jsonl")] == whole
 
 
 def test_another_spec_is_refused(values: dict[str, object], configure: Configure, tmp_path: Path) -> None:

@@ -96,3 +96,7 @@ def test_what_does_not_fit_is_refused_when_it_is_opened(checkpoint: Path, test_s
         ZeroShotSet(data, None, spec, tmp_path, label="wrong")
     with pytest.raises(RequestError, match=r"classnames\.txt: no such file"):
         ZeroShotSet(data, tmp_path, spec, tmp_path)
+    (tmp_path / "classnames.txt").write_text("a cat\n")
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("{c}\n")
+    with pytest.raises(RequestError, match=r"test-store.*: label '.*' is not in .*classnames\.txt"):
+        ZeroShotSet(data, tmp_path, spec, tmp_path)

@@ -27,6 +27,8 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    local: int = 0
+    """Its number on its machine."""
 
     @property
     def is_first(self) -> bool:
@@ -90,5 +92,5 @@ def ranks_of_torchrun() -> Iterator[Ranks]:
         yield Ranks(0, 1, device)
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    yield Ranks(dist.get_rank(), world, device)
+    yield Ranks(dist.get_rank(), world, device, local)
     dist.destroy_process_group()  # after an error torchrun ends the others; waiting for them could take for ever

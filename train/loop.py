@@ -40,9 +40,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         try:
             return _train(config, ranks, stop)
         except RequestError:
-            if ranks.is_first:
+            if ranks.local == 0:
                 raise
-            raise SystemExit(2) from None  # all find the same fault, and one says it
+            raise SystemExit(2) from None  # all of a machine find the same fault, and one says it
 
 
 def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
             is_tested = labelled is not None and (is_last or step % config.zero_shot_every == 0)
             if is_last or is_tested or step % config.log_every == 0:
                 guard.check()
-                loss, right, skipped = ranks.sums(contrast.loss.item(), contrast.right.item(), data.skipped)
+                loss, right, lost = ranks.sums(contrast.loss.item(), contrast.right.item(), data.skipped)
                 line = {
                     "step": step,
                     "samples": step * config.batch_size,
@@ -106,7 +106,7 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
                     "logit_scale": model.logit_scale.exp().item(),
                     "grad_norm": norm.item(),
                     "lr": rate,
-                    "skipped": int(skipped),
+                    "skipped": int(lost),
                     **meter.read(),
                 }
                 if model.logit_bias is not None:
@@ -117,8 +117,9 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
                     log.write(line)
             if is_ending or step % config.checkpoint_every == 0:
                 guard.check()
+                (lost,) = ranks.sums(data.skipped)
                 if ranks.is_first:
-                    content = content_of(config, data, architecture, model, optimizer, step)
+                    content = content_of(config, data, architecture, model, optimizer, step, int(lost))
                     save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
                     if is_ending or time.monotonic() - drawn > SECONDS_BETWEEN_CURVES:
                         lines, drawn = read_metrics(config.out / METRICS), time.monotonic()

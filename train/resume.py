@@ -38,6 +38,7 @@ def resume(
         model.load_state_dict(content["state_dict"])
         optimizer.load_state_dict(content["optimizer"])
         step = int(content["step"])
+        data.skipped = content["skipped"] if ranks.is_first else 0  # of all ranks, which add up their own
     steps = ranks.collect(step)
     if len(set(steps)) > 1:
         raise RequestError(f"{config.out}: the machines find different checkpoints there; out= must be one for all")
@@ -51,12 +52,14 @@ def content_of(
     model: open_clip.CLIP,
     optimizer: torch.optim.Optimizer,
     step: int,
+    skipped: int,
 ) -> dict[str, Any]:
     """What a checkpoint holds, in OpenCLIP's shape and with what it takes to go on."""
     return {
         "epoch": step * config.batch_size // data.samples,
         "name": config.model,
         "step": step,
+        "skipped": skipped,
         "state_dict": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "spec": data.spec.to_dict(),
@@ -69,7 +72,7 @@ def content_of(
 
 def _check_same_run(content: dict[str, Any], config: TrainConfig, data: LatentData, architecture: Architecture) -> None:
     where = config.out
-    if not {"optimizer", "settings", "data"} <= set(content):
+    if not {"optimizer", "settings", "data", "skipped"} <= set(content):
         raise RequestError(f"{where}: its checkpoint holds a model only, nothing to go on from; use another out=")
     before = LatentSpec.from_dict(content["spec"], f"{where}: checkpoint")
     if before.fingerprint != data.spec.fingerprint:

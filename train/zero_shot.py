@@ -51,7 +51,7 @@ class ZeroShotSet:
         check_latents(trained_on, spec)
         if view >= spec.views:
             raise RequestError(f"view={view}: {self.version.storage.url()} has {spec.views} views, from 0")
-        self._trained_on, self._label, self._classes = trained_on, label, classes
+        self._trained_on, self._label = trained_on, label
         self._cache = ShardCache(self.version, cache)
         self._rows = [row for row in self.version.manifest().to_pylist() if row["view"] == view]
         self.samples = sum(row["samples"] for row in self._rows)
@@ -59,8 +59,13 @@ class ZeroShotSet:
             raise RequestError(f"{self.version.storage.url()}: no samples to evaluate")
         if classes is not None:
             self.names, self.templates = read_classes(classes)
+        found = self._names_in_data()
+        if classes is not None:
+            if strange := sorted(set(found) - set(self.names)):
+                url = self.version.storage.url()
+                raise RequestError(f"{url}: label {strange[0]!r} is not in {classes / CLASSES_FILE}")
         else:
-            self.names = self._names_in_data()
+            self.names = found
             self.templates = [template("{c}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES]
         self._number = {name: number for number, name in enumerate(self.names)}
 
@@ -78,9 +83,6 @@ class ZeroShotSet:
                     some = range(start, min(start + batch_size, len(shard)))
                     keys = [shard.keys[index] for index in some]
                     labels = [self._label_of(shard.metadata(index), shard.keys[index], row["path"]) for index in some]
-                    if strange := sorted(set(labels) - set(self._number)):
-                        where = f"{self._classes}/{CLASSES_FILE}"
-                        raise RequestError(f"{row['path']}: label {strange[0]!r} is not in {where}")
                     latents = torch.from_numpy(np.stack([shard.latent(index) for index in some])).float()
                     latents = convert_scale(latents, spec.vae, spec.scale, self._trained_on.scale)
                     yield LabelledBatch(row["shard"], keys, [self._number[label] for label in labels], latents)
