@@ -15,7 +15,7 @@ from demo.run import DemoConfig
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.store import Version
 from tests.test_train import store_of
-from train.launch import DEMO, Start, command, plan
+from train.launch import DEMO, Start, command, launch, plan
 from train.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -179,3 +179,12 @@ def test_the_machine_of_ray_up_is_one_that_ray_accepts() -> None:
     assert command and f"/home/{config['auth']['ssh_user']}/{command[1]}" == folder
     dry = subprocess.run(["sh", "-c", f"{command[2]} -n STAMP=Makefile"], cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0 and "data=s3://my-bucket/latents" in dry.stdout
+
+
+def test_help_is_handed_on_and_a_folder_for_a_config_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(["model=latent-vit-demo", "--help"], gpus_here=0).words == ["model=latent-vit-demo", "--help"]
+    with pytest.raises(SystemExit) as ended:
+        launch(["--config", str(tmp_path)])
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"

@@ -21,7 +21,6 @@
     metrics.py     what a run says as it goes: JSON lines, the console, TensorBoard, wandb
     curves.py      the same as one picture
     zero_shot.py   labelled latents, class embeddings, who is right
-    zero_shot.py   labelled latents, class embeddings, who is right
     pickscore.py   fine-tuning on preference pairs, with preferences.py (pairs of latents) and pair_scores.py (the loss)
     launch.py      `make train`: a process for every GPU, or a short check
     export.py      a model as a folder for OpenCLIP (timm_layout.py says how) with a model_card.py, or for this project

@@ -89,7 +89,7 @@ class Optimisation(Settings):
     eps: float = Field(1e-6, gt=0)
     clip_grad: float | None = Field(1.0, gt=0, description="largest gradient norm; null for none")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
     keep_checkpoints: PositiveInt = 2
@@ -128,7 +128,9 @@ class TrainConfig(Optimisation):
     damaged: Literal["stop", "skip"] = Field("stop", description="what to do about a damaged shard; skips are counted")
     workers: int = Field(2, ge=0, description="processes that fetch, check and tokenise shards ahead; 0: in this one")
     cache: Path | None = Field(None, description="folder for copies of remote shards, and tokens; by default in `out`")
-    cache_gb: float = Field(100, gt=0, description="the most that the cache may hold, shared by the GPUs of a machine")
+    cache_gb: float = Field(
+        100, gt=0, allow_inf_nan=False, description="the most that the cache may hold, shared by the GPUs of a machine"
+    )
     zero_shot: str | None = Field(None, description="a labelled latent store to classify now and then")
     classes: Path | None = Field(None, description="folder with class names and templates, as for `eval zero-shot`")
     zero_shot_every: PositiveInt = Field(1000, description="steps between classifications")

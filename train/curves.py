@@ -83,6 +83,8 @@ def write_curves(runs: Mapping[str, Lines], path: Path, title: str) -> None:
 def compare_runs(folders: Sequence[str], out: Path) -> None:
     """The curves of one or more runs' folders in one picture, at `out`."""
     runs: dict[str, Lines] = {}
+    if not folders:
+        raise RequestError("runs: no folder")
     for folder in folders:
         path = Path(folder) / FILE
         if not path.is_file():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encode_pipeline.latents.command import RequestError, load_settings, parse, read_yaml
+from encode_pipeline.latents.command import RequestError, load_settings, one_line, parse, read_yaml
 from train.__main__ import VERBS
 from train.config import read_recipe
 
@@ -45,6 +45,8 @@ def plan(given: Sequence[str], gpus_here: int) -> Start:
     words = [word for word in given if not word.startswith("gpus=")]
     gpus = _gpus(given, gpus_here)
     request = parse("train", VERBS, words, default="run")
+    if request.overrides.get("help"):
+        return Start(words, 1, [])
     said = (read_yaml(request.config) if request.config else {}) | request.overrides
     model = str(said.get("model", "latent-vit-demo"))
     batch = _recipes_batch(model)
@@ -106,8 +108,8 @@ def launch(given: Sequence[str]) -> None:
 
     try:
         start = plan(given, torch.cuda.device_count())
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (RequestError, OSError) as error:
+        print(f"error: {one_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         sys.exit(2)
     print("\n".join(start.notes), file=sys.stderr, flush=True)
     words = command(start)

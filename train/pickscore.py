@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ def fine_tune(config: PickScoreConfig) -> dict[str, Any]:
 
 def _fine_tune(config: PickScoreConfig, stop: Stop) -> dict[str, Any]:
     began = time.monotonic()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError("pickscore is one process; start it without torchrun")
     given = [store for store in (config.data, config.validation, config.test) if store is not None]
     pairs, validation, *test = (PreferencePairs(store, config.out / "cache") for store in given)
     tuning = _begin_or_go_on(config, pairs)
