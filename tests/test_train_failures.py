@@ -7,13 +7,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.store import Version
 from tests.conftest import Configure, build_vae, encode_and_seal
+from tests.latent_stores import latent_store
 from tests.test_train import store_of, tiny_model
+from tests.test_train_ranks import torchrun
 from train.checkpoint import checkpoints, load_checkpoint
-from train.config import TrainConfig
+from train.config import TrainConfig, architecture_of
 from train.loop import train
 from train.metrics import read_metrics
 
@@ -120,6 +124,56 @@ def test_samples_skipped_before_a_kill_stay_counted(values: dict[str, object], s
         path.unlink()
     assert train(TrainConfig(**{**values, "damaged": "skip"}))["steps_now"] == 3
     assert [line["skipped"] for line in read_metrics(tmp_path / "out" / "metrics.jsonl")] == whole
+
+
+def test_a_full_disk_elsewhere_names_the_folder(values: dict[str, object], tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        (small / "filler").write_bytes(b"x" * 12288)
+        with pytest.raises(CheckFailed, match=r"small/.*: No space left on device"):
+            train(TrainConfig(**{**values, "out": small / "out", "cache": tmp_path / "cache"}))
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_a_damaged_shard_ends_all_processes(sealed: Version, values: dict[str, object]) -> None:
+    row = sealed.manifest().to_pylist()[0]
+    path = sealed.storage.local_path(row["path"])
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = torchrun(2, "-m", "train", *(f"{key}={value}" for key, value in values.items()))
+    assert done.returncode == 1
+    said = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
+    assert any(line.startswith(f"error: {path}: ") for line in said)
+    assert all(str(path) in line or line.endswith("ends because another one has") for line in said)
+
+
+def test_what_cannot_be_is_refused_in_a_line(values: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="classes: of which pictures"):
+        TrainConfig(**{**values, "classes": tmp_path})
+    model = tmp_path / "short.json"
+    vision = {"layers": 1, "width": 16, "head_width": 8, "patch_size": 2}
+    text = {"context_length": 0, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    with pytest.raises(RequestError, match="context_length: 0: has to be 3 at least"):
+        architecture_of(str(model))
+
+
+def test_towers_that_look_at_a_whole_batch_take_it_whole(
+    values: dict[str, object], spec: LatentSpec, tmp_path: Path
+) -> None:
+    large = latent_store(tmp_path / "large", tmp_path, spec.model_copy(update={"shape": (4, 32, 32)}), [12])
+    model = tmp_path / "resnet.json"
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    with pytest.raises(RequestError, match="normalises over the batch, so it takes whole ones: say accum=1"):
+        train(TrainConfig(**{**values, "model": str(model), "data": store_of(large), "lr": 1e-3, "accum": 2}))
 
 
 def test_another_spec_is_refused(values: dict[str, object], configure: Configure, tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ class Architecture(Settings):
     init_logit_bias: float | None = None
     nonscalar_logit_scale: bool = False
 
+    @field_validator("text_cfg")
+    @classmethod
+    def _room_for_words(cls, value: dict[str, Any]) -> dict[str, Any]:
+        length = value.get("context_length", 77)
+        if not isinstance(length, int) or length < 3:
+            raise ValueError(f"context_length: {length}: has to be 3 at least, for a word, its begin and its end")
+        return value
+
     @field_validator("vision_cfg")
     @classmethod
     def _channels_from_latents(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +160,8 @@ class TrainConfig(Optimisation):
     def _one_length(self) -> TrainConfig:
         if (self.steps is None) == (self.samples is None):
             raise ValueError("say steps or samples, one of them")
+        if self.classes is not None and self.zero_shot is None:
+            raise ValueError("classes: of which pictures? say zero_shot=STORE too")
         return self
 
     def pieces(self, processes: int) -> int:

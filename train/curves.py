@@ -95,6 +95,8 @@ def compare_runs(folders: Sequence[str], out: Path) -> None:
     names = [Path(folder).name for folder in runs]
     if len(set(names)) == len(names):
         runs = dict(zip(names, runs.values(), strict=True))
+    if out.is_dir():
+        raise RequestError(f"out={out}: is a folder; name the picture")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_curves(runs, out, ", ".join(runs) if len(runs) == 1 else f"{len(runs)} runs")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -110,8 +111,11 @@ def _steps(foreign: Mapping[str, Any]) -> int:
     """How many steps the optimiser took, which only its own state tells; 0 if it is not there."""
     optimizer = foreign.get("optimizer")
     states = optimizer.get("state") if isinstance(optimizer, dict) else None
-    steps = [state.get("step", 0) for state in states.values()] if isinstance(states, dict) else []
-    return max((int(step) for step in steps), default=0)
+    if not isinstance(states, dict):
+        return 0
+    known = [state.get("step") for state in states.values() if isinstance(state, dict)]
+    steps = [float(step) for step in known if isinstance(step, int | float | torch.Tensor)]
+    return max((int(step) for step in steps if math.isfinite(step)), default=0)
 
 
 def _spec(data: str, version: str | None) -> LatentSpec:

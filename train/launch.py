@@ -12,6 +12,7 @@ from typing import Any
 from encode_pipeline.latents.command import RequestError, load_settings, one_line, parse, read_yaml
 from train.__main__ import VERBS
 from train.config import read_recipe
+from train.stores import open_stores
 
 DEMO = "runs/demo/store"
 """Where `python -m demo latents` leaves them."""
@@ -63,13 +64,16 @@ def plan(given: Sequence[str], gpus_here: int) -> Start:
         if key not in said
     ]
     config: Any = load_settings(VERBS["run"], VERBS.values(), parse("train", VERBS, words, default="run"))
+    if gpus > 1:  # a wrong request is told here in one line, and not by torchrun in fifty
+        config.pieces(gpus)
+        open_stores(config)
     where = f"on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "on the CPU: there is no GPU here"
     notes = [f"Training {model} {where}; into {config.out}."]
     if short:
         notes += [
             f"This is a check that everything runs, and not a training: {config.total_steps} steps of "
             f"{config.batch_size} samples, where the recipe has batches of {batch:,}"
-            + (" and the demo has 600 pictures." if is_demo else "."),
+            + (" and the demo has a few hundred pictures." if is_demo else "."),
             "Its numbers are not comparable with any other. For the whole recipe: "
             f"make train MODEL={model} DATA=STORE GPUS=8, with a store of your own on a machine with GPUs.",
         ]

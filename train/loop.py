@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -9,9 +10,12 @@ from typing import Any
 
 import open_clip
 import torch
+from torch.distributed import DistError
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from encode_pipeline.latents.command import RequestError, to_yaml
+from encode_pipeline.latents.command import CheckFailed, RequestError, to_yaml
+from encode_pipeline.latents.disk import replace
 from train.checkpoint import checkpoints, save_checkpoint
 from train.config import TrainConfig, architecture_of
 from train.curves import write_curves
@@ -43,6 +47,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if ranks.local == 0:
                 raise
             raise SystemExit(2) from None  # all of a machine find the same fault, and one says it
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise CheckFailed(f"{error.filename or config.out}: {error.strerror}; the same command goes on") from None
+        except RuntimeError as error:
+            if ranks.world == 1 or not (isinstance(error, DistError) or "gloo" in str(error)):
+                raise
+            raise CheckFailed(f"process {ranks.rank} of {ranks.world}: ends because another one has") from None
 
 
 def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
@@ -56,6 +68,8 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
 
     torch.manual_seed(config.seed)
     model = build_model(architecture, data.spec.shape[0], data.spec.shape[1], config.loss)
+    if pieces > 1 and any(isinstance(part, _BatchNorm) for part in model.modules()):
+        raise RequestError(f"model={config.model}: normalises over the batch, so it takes whole ones: say accum=1")
     if config.text_tower and not checkpoints(config.out / "checkpoints"):
         load_text_tower(model, config.text_tower)
     model.set_grad_checkpointing(config.grad_checkpointing)
@@ -142,7 +156,7 @@ def _log(config: TrainConfig, ranks: Ranks, step: int) -> AbstractContextManager
     """The first process writes what all have measured, and what the run was told."""
     if not ranks.is_first:
         return nullcontext()
-    (config.out / "config.yaml").write_text(to_yaml(config))
+    replace(config.out / "config.yaml", to_yaml(config).encode())
     settings = config.model_dump(mode="json")
     return MetricsLog(config.out, step, config.total_steps, config.tensorboard, config.wandb, settings)
 

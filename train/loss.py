@@ -44,16 +44,11 @@ class ContrastiveLoss:
     soft: bool = False
     block_logits: int = BLOCK_LOGITS
 
+    @torch.no_grad()
     def __call__(
         self, image_nd: Tensor, text_nd: Tensor, scale: Tensor, bias: Tensor | None, tokens_nl: Tensor
     ) -> Contrast:
-        """The features are this process's and of unit length; no graph is kept of them."""
-        with torch.no_grad():
-            return self._of_batch(image_nd, text_nd, scale, bias, tokens_nl)
-
-    def _of_batch(
-        self, image_nd: Tensor, text_nd: Tensor, scale: Tensor, bias: Tensor | None, tokens_nl: Tensor
-    ) -> Contrast:
+        """The features are this process's, of unit length. Their slopes are worked out here, without a graph."""
         count, first, device = len(image_nd), self.ranks.rank * len(image_nd), image_nd.device
         features = [self.ranks.gather(image_nd), self.ranks.gather(text_nd)]
         grads = [torch.zeros_like(side) for side in features]

@@ -51,9 +51,12 @@ def _fine_tune(config: PickScoreConfig, stop: Stop) -> dict[str, Any]:
     began = time.monotonic()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError("pickscore is one process; start it without torchrun")
+    tuning = _begin_or_go_on(config)
     given = [store for store in (config.data, config.validation, config.test) if store is not None]
     pairs, validation, *test = (PreferencePairs(store, config.out / "cache") for store in given)
-    tuning = _begin_or_go_on(config, pairs)
+    identity = {"pairs": _identity(pairs), "validation": _identity(validation)}
+    if tuning.identity not in (None, identity):
+        raise RequestError(f"{config.out}: was begun on other pairs than data= and validation= hold; use another out=")
     for store in (pairs, validation, *test):
         _check_latents(store, tuning.spec)
     model, step, held_out = tuning.model, tuning.step, tuning.held_out
@@ -71,7 +74,7 @@ def _fine_tune(config: PickScoreConfig, stop: Stop) -> dict[str, Any]:
     if not held_out:
         held_out.append({"step": 0, **scorer.judge(validation, config.batch_size)})
     if best_of(held_out)["step"] == step:  # of a run that was killed, it may not have been written yet
-        save_checkpoint(config.out / "best", _content(config, tuning, optimizer, step, pairs), keep=1)
+        save_checkpoint(config.out / "best", _content(config, tuning, optimizer, step, identity), keep=1)
     _write_held_out(config.out, held_out)
     stream = training_batches(pairs, tokenizer, config.batch_size, config.seed, step, config.steps)
     with closing(stream), MetricsLog(config.out, step, config.steps) as log:
@@ -117,7 +120,7 @@ def _fine_tune(config: PickScoreConfig, stop: Stop) -> dict[str, Any]:
                 log.write(line | held if is_judged else line)
                 since, waited, logged = time.monotonic(), 0.0, step
             if is_judged or stop.told is not None:
-                content = _content(config, tuning, optimizer, step, pairs)
+                content = _content(config, tuning, optimizer, step, identity)
                 save_checkpoint(config.out / "checkpoints", content, config.keep_checkpoints)
                 if best_of(held_out)["step"] == step:
                     save_checkpoint(config.out / "best", content, keep=1)
@@ -165,16 +168,18 @@ class _Tuning:
     architecture: Architecture
     spec: LatentSpec
     optimizer: dict[str, Any] | None
+    identity: dict[str, Any] | None
+    """Of the pairs that a run was begun on."""
     held_out: list[dict[str, float]]
 
 
-def _begin_or_go_on(config: PickScoreConfig, pairs: PreferencePairs) -> _Tuning:
+def _begin_or_go_on(config: PickScoreConfig) -> _Tuning:
     """The run's own latest checkpoint, or else the model to begin with."""
     own = bool(checkpoints(config.out / "checkpoints"))
     path = config.out if own else config.checkpoint
     content = load_checkpoint(path)
     if own:
-        _check_same_run(content, config, pairs)
+        _check_same_run(content, config)
     model, architecture, spec = restore_model(content, path)
     return _Tuning(
         name=content["name"],
@@ -183,6 +188,7 @@ def _begin_or_go_on(config: PickScoreConfig, pairs: PreferencePairs) -> _Tuning:
         architecture=architecture,
         spec=spec,
         optimizer=content["optimizer"] if own else None,
+        identity=content["identity"] if own else None,
         held_out=content["held_out"] if own else [],
     )
 
@@ -193,24 +199,22 @@ def _check_latents(pairs: PreferencePairs, spec: LatentSpec) -> None:
         raise SpecError(f"{where}: these latents are not the model's: {spec.difference(pairs.spec)}")
 
 
-def _check_same_run(content: dict[str, Any], config: PickScoreConfig, pairs: PreferencePairs) -> None:
+def _check_same_run(content: dict[str, Any], config: PickScoreConfig) -> None:
     where = config.out
-    if not {"optimizer", "settings", "pairs", "held_out"} <= set(content):
+    if not {"optimizer", "settings", "identity", "held_out"} <= set(content):
         raise RequestError(f"{where}: holds another run, not one of pickscore; use another out=")
     now = config.model_dump(mode="json")
     for key, value in content["settings"].items():
         if key not in FREE and now.get(key) != value:
             raise RequestError(f"{where}: was begun with {key}={value}, not {now.get(key)}; use another out=")
-    if content["pairs"] != _identity(pairs):
-        raise RequestError(f"{where}: was begun on other pairs than data= holds now; use another out=")
 
 
 def _content(
-    config: PickScoreConfig, tuning: _Tuning, optimizer: torch.optim.Optimizer, step: int, pairs: PreferencePairs
+    config: PickScoreConfig, tuning: _Tuning, optimizer: torch.optim.Optimizer, step: int, identity: dict[str, Any]
 ) -> dict[str, Any]:
     """What a checkpoint holds: what every one of the trainer does, and what it takes to go on."""
     return {
-        "epoch": step * config.batch_size // len(pairs),
+        "epoch": step * config.batch_size // identity["pairs"]["count"],
         "name": tuning.name,
         "step": step,
         "state_dict": tuning.model.state_dict(),
@@ -219,14 +223,14 @@ def _content(
         "architecture": tuning.architecture.model_dump(mode="json"),
         "settings": config.model_dump(mode="json"),
         "open_clip": open_clip.__version__,
-        "pairs": _identity(pairs),
+        "identity": identity,
         "held_out": tuning.held_out,
     }
 
 
-def _identity(pairs: PreferencePairs) -> dict[str, str]:
+def _identity(pairs: PreferencePairs) -> dict[str, Any]:
     """Which pairs, in which order."""
-    return {"fingerprint": pairs.spec.fingerprint, "names": digest(pairs.names)}
+    return {"fingerprint": pairs.spec.fingerprint, "names": digest(pairs.names), "count": len(pairs)}
 
 
 def _write_held_out(out: Path, held_out: list[dict[str, float]]) -> None:
