@@ -15,7 +15,7 @@ from demo.run import DemoConfig
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.store import Version
 from tests.test_train import store_of
-from train.launch import DEMO, Start, command, launch, plan
+from train.launch import DEMO, Start, check, command, launch, plan
 from train.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +87,7 @@ def test_on_the_demos_latents_a_large_model_is_only_checked_with_gpus_too() -> N
     assert (start.processes, keys(start)["batch_size"]) == (
         4,
         "512",
-    ) and "and the demo has 600 pictures" in start.notes[1]
+    ) and "and the demo has a few hundred pictures" in start.notes[1]
     demo = DemoConfig()
     assert str(demo.out / "store") == DEMO and demo.train_pictures == 600
 
@@ -119,6 +119,7 @@ def test_a_recipe_of_nonsense_is_refused(tmp_path: Path) -> None:
 
 def test_several_gpus_are_several_processes_of_torchrun() -> None:
     """The real torchrun, with a command that needs no GPU."""
+    check(Start(["run", "--help"], 2, []))
     words = command(Start(["run", "--help"], 2, []))
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -188,3 +189,11 @@ def test_help_is_handed_on_and_a_folder_for_a_config_is_one_line(
     with pytest.raises(SystemExit) as ended:
         launch(["--config", str(tmp_path)])
     assert ended.value.code == 2 and capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
+
+
+def test_what_all_processes_would_find_is_found_before_they_start(tmp_path: Path) -> None:
+    start = plan(["model=latent-vit-b-8", f"data={tmp_path}"], gpus_here=8)
+    with pytest.raises(RequestError, match="no latent store here"):
+        check(start)
+    with pytest.raises(RequestError, match="not a multiple of 8 GPUs"):
+        check(plan(["model=latent-vit-b-8", "data=x", "batch_size=100"], gpus_here=8))

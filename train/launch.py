@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encode_pipeline.latents.command import RequestError, load_settings, one_line, parse, read_yaml
+from encode_pipeline.latents.command import CheckFailed, RequestError, load_settings, one_line, parse, read_yaml
 from train.__main__ import VERBS
 from train.config import read_recipe
 from train.stores import open_stores
@@ -64,9 +64,6 @@ def plan(given: Sequence[str], gpus_here: int) -> Start:
         if key not in said
     ]
     config: Any = load_settings(VERBS["run"], VERBS.values(), parse("train", VERBS, words, default="run"))
-    if gpus > 1:  # a wrong request is told here in one line, and not by torchrun in fifty
-        config.pieces(gpus)
-        open_stores(config)
     where = f"on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "on the CPU: there is no GPU here"
     notes = [f"Training {model} {where}; into {config.out}."]
     if short:
@@ -78,6 +75,15 @@ def plan(given: Sequence[str], gpus_here: int) -> Start:
             f"make train MODEL={model} DATA=STORE GPUS=8, with a store of your own on a machine with GPUs.",
         ]
     return Start(words, max(1, gpus), notes)
+
+
+def check(start: Start) -> None:
+    """Finds a wrong request before several processes do: told here in one line, and not by torchrun in fifty."""
+    request = parse("train", VERBS, start.words, default="run")
+    if start.processes > 1 and request.verb == "run" and not request.overrides.get("help"):
+        config: Any = load_settings(VERBS["run"], VERBS.values(), request)
+        config.pieces(start.processes)
+        open_stores(config)
 
 
 def _recipes_batch(model: str) -> int:
@@ -112,7 +118,8 @@ def launch(given: Sequence[str]) -> None:
 
     try:
         start = plan(given, torch.cuda.device_count())
-    except (RequestError, OSError) as error:
+        check(start)
+    except (RequestError, CheckFailed, OSError) as error:
         print(f"error: {one_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         sys.exit(2)
     print("\n".join(start.notes), file=sys.stderr, flush=True)
