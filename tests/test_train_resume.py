@@ -147,7 +147,7 @@ def test_another_number_of_processes_goes_on_with_the_same_batches(
             f"\n2, then 4 processes against one, {STEPS} steps: "
             f"loss differs by {difference:.1e} at most, weights by {weights:.1e}"
         )
-    assert difference < 1e-5 and weights < 1e-4
+    assert difference < 1e-4 and weights < 1e-3
 
 
 def test_all_processes_of_a_run_look_into_one_folder(words: list[str], tmp_path: Path) -> None:
