@@ -63,10 +63,12 @@ DEMO := runs/demo
 demo_latents = $(if $(DATA),,@echo "no DATA is given: the demo's latents, which are made first"; $(BIN)/python -m demo latents out=$(DEMO) >&2)
 classes = $(or $(CLASSES),$(if $(DATA),,$(DEMO)/world/test))
 
+train_words = "model=$(MODEL)" "data=$(or $(DATA),$(DEMO)/store)" $(if $(OUT),"out=$(OUT)") $(if $(GPUS),"gpus=$(GPUS)") $(ARGS)
+
 train: $(STAMP) ## train MODEL on the latent store DATA (else the demo's), on all GPUs here or on GPUS of them
+	$(if $(DATA),,@$(BIN)/python -m train.launch --check $(train_words))
 	$(demo_latents)
-	$(BIN)/python -m train.launch "model=$(MODEL)" "data=$(or $(DATA),$(DEMO)/store)" \
-	  $(if $(OUT),"out=$(OUT)") $(if $(GPUS),"gpus=$(GPUS)") $(ARGS)
+	$(BIN)/python -m train.launch $(train_words)
 
 eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on the labelled latent store DATA (else the demo's), among CLASSES
 	@test -n "$(CHECKPOINT)" || { echo "error: say make eval CHECKPOINT=DIR [DATA=STORE] [CLASSES=DIR]" >&2; exit 2; }

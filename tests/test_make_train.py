@@ -149,10 +149,11 @@ def test_make_train_trains_and_goes_on(sealed: Version, tmp_path: Path) -> None:
 def test_without_data_make_takes_the_demos(tmp_path: Path) -> None:
     told = make(tmp_path, "-n", "train", "MODEL=latent-vit-b-8", "GPUS=8", "ARGS=lr=5e-4 compile=true").stdout
     told = re.sub(r"\s*\\\n\s*", " ", told)
-    assert told.index(f"-m demo latents out={DemoConfig().out}") < told.index("-m train.launch")
+    checked, made = told.index("-m train.launch --check "), told.index(f"-m demo latents out={DemoConfig().out}")
+    assert checked < made < told.index('-m train.launch "model=')
     assert f'-m train.launch "model=latent-vit-b-8" "data={DEMO}" "gpus=8" lr=5e-4 compile=true' in told
     own = make(tmp_path, "-n", "train", "DATA=[s3://a/x, s3://b/y]").stdout
-    assert "demo latents" not in own and '"data=[s3://a/x, s3://b/y]"' in own
+    assert "demo latents" not in own and "--check" not in own and '"data=[s3://a/x, s3://b/y]"' in own
 
 
 def test_make_eval_says_what_it_needs(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_make_eval_says_what_it_needs(tmp_path: Path) -> None:
     told = make(tmp_path, "-n", "eval", "CHECKPOINT=c").stdout
     assert '"data=runs/demo/test-store"' in told and '"classes=runs/demo/world/test"' in told
     own = make(tmp_path, "-n", "eval", "CHECKPOINT=c", "DATA=d").stdout
-    assert "demo latents" not in own and "classes=" not in own
+    assert "demo latents" not in own and "--check" not in own and "classes=" not in own
 
 
 def test_the_machine_of_ray_up_is_one_that_ray_accepts() -> None:
@@ -197,3 +198,15 @@ def test_what_all_processes_would_find_is_found_before_they_start(tmp_path: Path
         check(start)
     with pytest.raises(RequestError, match="not a multiple of 8 GPUs"):
         check(plan(["model=latent-vit-b-8", "data=x", "batch_size=100"], gpus_here=8))
+
+
+def test_a_wrong_model_is_told_before_the_demo_is_made(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "train", "MODEL=nope", f"DEMO={tmp_path / 'demo'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "error: model=nope: no such recipe" in done.stderr
+    assert not (tmp_path / "demo").exists()

@@ -113,11 +113,14 @@ def _gpus(given: Sequence[str], here: int) -> int:
 
 
 def launch(given: Sequence[str]) -> None:
-    """Becomes the training, so that signals reach it."""
+    """Becomes the training, so that signals reach it. With `--check` it only says whether the words make sense."""
     import torch
 
+    only_check = "--check" in given
     try:
-        start = plan(given, torch.cuda.device_count())
+        start = plan([word for word in given if word != "--check"], torch.cuda.device_count())
+        if only_check:
+            return
         check(start)
     except (RequestError, CheckFailed, OSError) as error:
         print(f"error: {one_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
