@@ -148,7 +148,7 @@ def test_make_train_trains_and_goes_on(sealed: Version, tmp_path: Path) -> None:
 
 def test_without_data_make_takes_the_demos(tmp_path: Path) -> None:
     told = make(tmp_path, "-n", "train", "MODEL=latent-vit-b-8", "GPUS=8", "ARGS=lr=5e-4 compile=true").stdout
-    told = re.sub(r"\s*\\\n\s*", " ", told)
+    told = " ".join(told.split())
     checked, made = told.index("-m train.launch --check "), told.index(f"-m demo latents out={DemoConfig().out}")
     assert checked < made < told.index('-m train.launch "model=')
     assert f'-m train.launch "model=latent-vit-b-8" "data={DEMO}" "gpus=8" lr=5e-4 compile=true' in told
