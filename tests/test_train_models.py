@@ -14,10 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from encode_pipeline.latents.command import RequestError, build, main
+from encode_pipeline.latents.spec import LatentSpec
+from tests.latent_stores import latent_store
 from train.__main__ import VERBS
+from train.checkpoint import load_checkpoint
 from train.config import Architecture, ModelChoice, TrainConfig, architecture_of
 from train.describe import describe
 from train.flops import peak_flops
+from train.loop import train
 from train.model import build_model, parameter_groups, tokenizer_for
 from train.text_tower import load_text_tower
 
@@ -259,3 +263,23 @@ def test_the_peak_of_a_known_gpu(name: str, tflops: float) -> None:
 )
 def test_no_peak_is_made_up(name: str) -> None:
     assert peak_flops(name) is None
+
+
+def test_a_run_begins_with_the_text_tower_it_is_told(
+    trained_clip: open_clip.CLIP, spec: LatentSpec, tmp_path: Path
+) -> None:
+    """With a learning rate of next to nothing it still has it at the end; and another one is another run."""
+    data = str(latent_store(tmp_path / "store", tmp_path, spec, [8]).storage.root).rpartition("/")[0]
+    vision = {**TINY["vision_cfg"], "patch_size": 2}
+    (tmp_path / "mine.json").write_text(json.dumps({**TINY, "vision_cfg": vision}))
+    values = {"model": str(tmp_path / "mine.json"), "data": data, "out": tmp_path / "out", "workers": 0}
+    values |= {"steps": 1, "batch_size": 4, "lr": 1e-12, "precision": "float32"}
+    train(TrainConfig(**values, text_tower=f"tiny-clip/{tmp_path / 'tiny.pt'}"))
+    learnt = load_checkpoint(tmp_path / "out")["state_dict"]
+    theirs = trained_clip.state_dict()
+    assert all(
+        torch.allclose(learnt[name], theirs[name], atol=1e-6) for name in learnt if name.startswith("transformer.")
+    )
+    assert not torch.equal(learnt["visual.proj"], theirs["visual.proj"])
+    with pytest.raises(RequestError, match="was begun with text_tower="):
+        train(TrainConfig(**values))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import SpecError
@@ -14,7 +15,9 @@ from eval.models import LatentClip
 from eval.zero_shot import ZeroShotConfig, zero_shot
 from tests.conftest import Configure, build_vae, encode_and_seal
 from tests.test_train import store_of, tiny_model
+from tests.test_train_ranks import torchrun
 from tests.test_zero_shot import checkpoint, test_store
+from train.metrics import read_metrics
 from train.zero_shot import ZeroShotSet
 
 __all__ = ["checkpoint", "test_store", "tiny_model"]
@@ -67,6 +70,33 @@ def test_the_model_is_left_as_it_was(checkpoint: Path, test_store: Version, worl
     model.model.eval()
     share(pictures, model)
     assert not model.model.training
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_classifies_now_and_then(
+    processes: int, sealed: Version, test_store: Version, tiny_model: str, world: Path, tmp_path: Path
+) -> None:
+    out, labelled = tmp_path / "run", store_of(test_store)
+    words = [
+        f"model={tiny_model}",
+        f"data={store_of(sealed)}",
+        f"out={out}",
+        "steps=8",
+        "log_every=4",
+        "tensorboard=true",
+    ]
+    words += [f"zero_shot={labelled}", f"classes={world / 'test'}", "zero_shot_every=3"]
+    done = torchrun(processes, "-m", "train", *words)
+    assert done.returncode == 0, done.stderr
+    lines = read_metrics(out / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [3, 4, 6, 8]
+    assert [line["step"] for line in lines if "zero_shot_acc1" in line] == [3, 6, 8]
+    said = zero_shot(ZeroShotConfig(checkpoint=out, data=labelled, classes=world / "test"))["metrics"]
+    assert lines[-1]["zero_shot_acc1"] == pytest.approx(said["acc1"])
+    assert lines[-1]["zero_shot_acc5"] == pytest.approx(said["acc5"])
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("zero_shot_acc1")] == [3, 6, 8]
 
 
 def test_another_scale_is_converted_and_another_vae_refused(

@@ -75,7 +75,7 @@ def test_latents_of_another_scale_are_converted(
 ) -> None:
     def embed(version: Version) -> torch.Tensor:
         model = LatentClip(checkpoint)
-        check_latents(model.spec, version.spec)
+        check_latents(model.spec, version.spec, store_of(version))
         shard = ShardCache(version, tmp_path).open(version.manifest().to_pylist()[0])
         return model.embed_latents(torch.from_numpy(shard.latent(0)[None].copy()), version.spec)
 

@@ -4,6 +4,7 @@
     stores.py      the stores of a run: do they fit together, and how much of each
     order.py       which sample stands where: numbers alone
     prepare.py     a shard made ready: fetched, checked, indexed, tokenised, by processes ahead of need
+    open_files.py  room for as many memory maps as that takes
     window.py      the shards that are read at a time, and what stands in for damaged ones
     data.py        manifest -> batches, the same ones for the same seed, from any step on
     model.py       an OpenCLIP model whose vision stem takes the store's latents

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, one_line
+from encode_pipeline.latents.disk import sync
 
 KINDS: dict[str, type] = {
     "epoch": int,
@@ -42,24 +42,15 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     try:
         with unfinished.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+        sync(unfinished)
         unfinished.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # torch reports a full disk as a failed check of its own
             raise error.__context__ from None
         raise
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from torch import Tensor
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import digest
 from train.config import TrainConfig
+from train.open_files import allow_open_files
 from train.order import Numbers, Piece, Shares, Stream, Window
 from train.prepare import ReadyStore, Submit, preparing
 from train.stores import LatentStore, open_stores
@@ -30,8 +30,6 @@ AHEAD = 2
 """Batches made before they are asked for."""
 READERS = 4
 """Threads that copy rows: of files that are not in memory yet, several are waited for at a time."""
-OTHER_FILES = 256
-"""That this process may have open besides shards."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class LatentData:
         self._ready = [ReadyStore(store.version, folder, limit, tokenizer) for store in stores]
         mixed = config.views == "mixed"
         self._streams = [
-            Stream(store.sizes, store.version.spec.views, mixed, config.mix, [2 * config.seed, number])
+            Stream(store.sizes, store.version.spec.views, mixed, config.mix, [config.seed, number])
             for number, store in enumerate(stores)
         ]
         self.samples = sum(stream.samples for stream in self._streams)
@@ -133,12 +131,7 @@ class LatentData:
                 f"cache_gb={self._config.cache_gb:g}: two windows of mix={mix} shards can take {wanted / 1e9:.3g} GB "
                 f"in {folder}; say cache_gb={-(-wanted // 10**7) / 100:g}, or a smaller mix="
             )
-        files = OTHER_FILES + 2 * 3 * sum(min(mix, store.tars.num_rows) for store in self._stores)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != resource.RLIM_INFINITY and soft < files:
-            if hard != resource.RLIM_INFINITY and hard < files:
-                raise RequestError(f"mix={mix}: needs {files} open files, and this machine allows {hard}")
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+        allow_open_files(2 * 3 * sum(min(mix, store.tars.num_rows) for store in self._stores), f"mix={mix}")
 
 
 def open_data(config: TrainConfig, tokenizer: Any) -> LatentData:

@@ -28,7 +28,7 @@ import torch
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, to_yaml
 from encode_pipeline.latents.disk import replace
-from encode_pipeline.latents.spec import LatentSpec, SpecError, digest
+from encode_pipeline.latents.spec import LatentSpec, digest
 from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from train.config import Architecture, PickScoreConfig
 from train.metrics import MetricsLog
@@ -36,6 +36,7 @@ from train.model import parameter_groups, restore_model, tokenizer_for
 from train.pair_scores import Scorer, agreement, preference_loss
 from train.preferences import PreferencePairs, training_batches
 from train.stopping import Stop
+from train.zero_shot import check_latents
 
 FREE = {"data", "validation", "test", "out", "log_every", "keep_checkpoints"}
 """Settings that may change between two starts of a run."""
@@ -58,7 +59,7 @@ def _fine_tune(config: PickScoreConfig, stop: Stop) -> dict[str, Any]:
     if tuning.identity not in (None, identity):
         raise RequestError(f"{config.out}: was begun on other pairs than data= and validation= hold; use another out=")
     for store in (pairs, validation, *test):
-        _check_latents(store, tuning.spec)
+        check_latents(tuning.spec, store.spec, store.version.storage.url())
     model, step, held_out = tuning.model, tuning.step, tuning.held_out
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
@@ -191,12 +192,6 @@ def _begin_or_go_on(config: PickScoreConfig) -> _Tuning:
         identity=content["identity"] if own else None,
         held_out=content["held_out"] if own else [],
     )
-
-
-def _check_latents(pairs: PreferencePairs, spec: LatentSpec) -> None:
-    if pairs.spec.vae.weights_sha256 != spec.vae.weights_sha256 or pairs.spec.shape != spec.shape:
-        where = pairs.version.storage.url()
-        raise SpecError(f"{where}: these latents are not the model's: {spec.difference(pairs.spec)}")
 
 
 def _check_same_run(content: dict[str, Any], config: PickScoreConfig) -> None:

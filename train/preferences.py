@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store
+from train.open_files import allow_open_files
 
 Tokenizer = Callable[[list[str]], Tensor]
-SPARE_FILES = 256
-"""That a process may want to open beside the shards."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class PreferencePairs:
         self.version = Store(store).version(None)
         self.spec = self.version.spec
         rows = [row for row in self.version.manifest().to_pylist() if row["view"] == 0]
-        _allow_open_files(len(rows))
+        allow_open_files(len(rows), store)
         opener = ShardCache(self.version, cache)
         self._shards = [opener.open(row) for row in sorted(rows, key=lambda row: str(row["shard"]))]
         sides: dict[str, dict[int, _Side]] = {}
@@ -161,12 +159,3 @@ def _one_ahead(make: Callable[[int], PairBatch], numbers: range) -> Generator[Pa
                 yield made.result()
         if coming is not None:
             yield coming.result()
-
-
-def _allow_open_files(shards: int) -> None:
-    """Asks for room for a memory map a shard: some systems let a process have 1024 files open unless it asks."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = shards + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

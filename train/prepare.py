@@ -19,7 +19,7 @@ import numpy.typing as npt
 import open_clip
 
 from encode_pipeline.latents.cache import ShardCache
-from encode_pipeline.latents.reader import ShardError
+from encode_pipeline.latents.reader import ShardError, map_numbers
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.latents.store import Version
 
@@ -38,7 +38,7 @@ class ReadyTar:
     latents: npt.NDArray[np.float16]
     """The whole file as numbers."""
     index: npt.NDArray[np.void]
-    """Of each sample, in which byte its `latent` begins, and its `tokens`."""
+    """Of each sample, at which number its latent is: its `place`, and its `tokens`."""
 
 
 class ReadyStore:
@@ -47,7 +47,7 @@ class ReadyStore:
     def __init__(self, version: Version, folder: Path, limit: int, tokenizer: Any) -> None:
         self._cache = ShardCache(version, folder, limit)
         self._tokenizer, self._mark = tokenizer, tokenizer_mark(tokenizer)
-        self.record = np.dtype([("latent", "<i8"), ("tokens", "<i4", (tokenizer.context_length,))])
+        self.record = np.dtype([("place", "<i8"), ("tokens", "<i4", (tokenizer.context_length,))])
 
     def prepare(self, row: Row) -> None:
         """Makes the shard of a manifest row ready, unless somebody has; a damaged one is a ShardError or SpecError."""
@@ -62,7 +62,7 @@ class ReadyStore:
                 if own and (sha256 := self._cache.version.storage.sha256(row["path"])) != row["sha256"]:
                     raise ShardError(f"{own}: sha256 {sha256[:12]}…, {row['sha256'][:12]}… in the manifest")
                 index = np.empty(len(shard), self.record)
-                index["latent"] = shard.offsets
+                index["place"] = shard.places
                 for start in range(0, len(shard), CAPTIONS_AT_ONCE):
                     some = range(start, min(start + CAPTIONS_AT_ONCE, len(shard)))
                     index["tokens"][start : some.stop] = self._tokenizer([shard.caption(number) for number in some])
@@ -78,10 +78,10 @@ class ReadyStore:
             index = self._index(self._index_name(row), row)
             if index is None:
                 return None
-            numbers = np.memmap(own or self._cache.files.folder / copy, "<f2", "r", shape=(row["size"] // 2,))
+            numbers = map_numbers(own or self._cache.files.folder / copy, row["size"])
         except (FileNotFoundError, ValueError):  # gone, or cut, in between
             return None
-        return ReadyTar(np.asarray(numbers), index)
+        return ReadyTar(numbers, index)
 
     def keys(self, row: Row) -> list[str]:
         """The keys of a shard's samples."""

@@ -15,11 +15,12 @@ from train.data import LatentData
 from train.distributed import Ranks
 
 FREE = {
-    *("data", "out", "version", "text_tower", "accum", "grad_checkpointing", "compile", "workers", "cache", "cache_gb"),
+    *("data", "out", "version", "accum", "grad_checkpointing", "compile", "workers", "cache", "cache_gb"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "zero_shot", "classes", "zero_shot_every"),
     *("tensorboard", "wandb", "peak_tflops", "damaged"),
 }
-"""Settings that may change between two starts of a run: where things are and how fast they go, not what is learnt."""
+"""Settings that may change between two starts of a run: where things are and how fast they go, not what is learnt;
+and what to do about a damaged shard, which may be known only then."""
 
 
 def resume(

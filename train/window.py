@@ -90,7 +90,7 @@ class OpenWindow:
             tar = self._open[int(tars[start])]
             records = tar.index[indices[start:end]]
             tokens[rows[start:end]] = records["tokens"]
-            for row, first in zip(rows[start:end].tolist(), (records["latent"] // 2).tolist(), strict=True):
+            for row, first in zip(rows[start:end].tolist(), records["place"].tolist(), strict=True):
                 latents[row] = tar.latents[first : first + size]
 
     def _open_or_ask(self, tar: int) -> None:

@@ -48,7 +48,7 @@ class ZeroShotSet:
     ) -> None:
         self.version = Store(store).version(version)
         spec = self.version.spec
-        check_latents(trained_on, spec)
+        check_latents(trained_on, spec, self.version.storage.url())
         if view >= spec.views:
             raise RequestError(f"view={view}: {self.version.storage.url()} has {spec.views} views, from 0")
         self._trained_on, self._label = trained_on, label
@@ -132,10 +132,10 @@ class ZeroShotSet:
         return label
 
 
-def check_latents(trained_on: LatentSpec, given: LatentSpec) -> None:
+def check_latents(trained_on: LatentSpec, given: LatentSpec, where: str) -> None:
     """Refuses latents of another VAE or shape; another scale of the same VAE is converted."""
     if given.vae.weights_sha256 != trained_on.vae.weights_sha256 or given.shape != trained_on.shape:
-        raise SpecError(f"these latents are not the model's: {trained_on.difference(given)}")
+        raise SpecError(f"{where}: these latents are not the model's: {trained_on.difference(given)}")
 
 
 def embed_classes(

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.spec import LatentSpec, SpecError
@@ -27,6 +28,11 @@ OCTAL = 8 ** np.arange(5, -1, -1)
 
 class ShardError(CheckFailed):
     """A tar is not the latent shard it should be; the message names file, member and fault."""
+
+
+def map_numbers(path: Path, size: int) -> npt.NDArray[np.float16]:
+    """A shard's file as numbers, without a look at what is in it, for those who know the places of its latents."""
+    return np.asarray(np.memmap(path, "<f2", "r", shape=(size // 2,)))
 
 
 class LatentShard:
@@ -113,7 +119,9 @@ class LatentShard:
             name = self.keys[int(fit.argmin())]
             raise SpecError(f"{self.path}: {name}.npy: not a float16 latent of shape {self.spec.shape}")
         self.offsets = starts + header
-        """Where in the file each latent begins."""
+        """Where in the file each latent begins, in bytes."""
+        self.places = self.offsets // 2
+        """The same for `map_numbers`."""
         if self._map[end:] != END_OF_TAR:
             raise ShardError(f"{self.path}: no end of tar at byte {end} of {len(self._map)}")
         if len(set(keys)) != len(keys):
