@@ -6,6 +6,7 @@ import sys
 
 from demo.pairs import DemoPairs, write_demo_pairs
 from demo.run import DemoConfig, make_latents, run_demo
+from demo.table1 import TableConfig, make_table
 from encode_pipeline.latents.command import Verb, main
 
 VERBS = {
@@ -16,6 +17,7 @@ VERBS = {
         show=lambda result: f"report: {result['report']}",
     ),
     "latents": Verb(DemoConfig, make_latents, "the same as far as the latents, for `make train`"),
+    "table1": Verb(TableConfig, make_table, "a latent tower against its twin of pixels, on the same pictures"),
     "pairs": Verb(DemoPairs, write_demo_pairs, "preference pairs of the small world, as parquet like Pick-a-Pic's"),
 }
 

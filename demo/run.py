@@ -46,7 +46,7 @@ class DemoConfig(Settings):
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs whatever of the demo has not been run yet, and writes the report."""
-    steps = StepLog(config)
+    steps = StepLog(config, config.out)
     store, test_store, classes = _latents(config, steps)
     train = config.out / "train"
     steps.command(
@@ -79,7 +79,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
 def make_latents(config: DemoConfig) -> dict[str, Any]:
     """Runs the demo as far as its latents, whose places it returns; `run_demo` goes on from there."""
-    store, test_store, classes = _latents(config, StepLog(config))
+    store, test_store, classes = _latents(config, StepLog(config, config.out))
     return {"data": str(store), "test_data": str(test_store), "classes": str(classes)}
 
 
@@ -109,13 +109,13 @@ def _latents(config: DemoConfig, steps: StepLog) -> tuple[Path, Path, Path]:
 class StepLog:
     """Runs steps and keeps what they said in `steps.json`; a finished step is not run again."""
 
-    def __init__(self, config: DemoConfig) -> None:
-        self.path = config.out / "steps.json"
-        config.out.mkdir(parents=True, exist_ok=True)
+    def __init__(self, config: Settings, out: Path) -> None:
+        self.path = out / "steps.json"
+        out.mkdir(parents=True, exist_ok=True)
         asked = config.model_dump(mode="json")
         found = json.loads(self.path.read_text()) if self.path.exists() else {"asked": asked, "steps": {}}
         if found["asked"] != asked:
-            raise CheckFailed(f"{config.out}: holds a demo of other settings, {found['asked']}; choose another out=")
+            raise CheckFailed(f"{out}: holds a demo of other settings, {found['asked']}; choose another out=")
         self._asked = asked
         self.steps: dict[str, dict[str, Any]] = found["steps"]
 
