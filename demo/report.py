@@ -20,7 +20,6 @@ from jinja2 import Environment
 
 from demo import charts
 from demo.image_tar import sha256_of
-from demo.longer_run import read_record
 from demo.pictures import show_decoded, show_samples
 from demo.report_flow import rejects, training_stations, way_of, zero_shot_station
 from demo.report_machine import git_commit, processor, software
@@ -137,7 +136,7 @@ def _zero_shot(run: DemoRun, vae: LoadedVae) -> dict[str, Any]:
     return {
         "scores": scores(run.predictions, run.classes),
         "bar": charts.interval_bar,
-        "longer": read_record(),
+        "shipped_scores": scores(run.shipped_predictions, run.classes),
         "confusions": {
             "Colours": charts.confusion(by_color, colors),
             "Shapes": charts.confusion(by_shape, shapes),

@@ -24,6 +24,7 @@ NEEDED_STEPS = (
     "world",
     "train",
     "zero-shot",
+    "zero-shot-shipped",
     *(f"{step}{end}" for end in STORES for step in ("encode", "seal", "verify", "promote", "status")),
 )
 
@@ -91,6 +92,9 @@ class DemoRun:
     checkpoint: Path
     zero_shot: dict[str, Any]
     predictions: list[Prediction]
+    shipped: dict[str, Any]
+    """What the model that comes with the demo was measured at, on the same pictures."""
+    shipped_predictions: list[Prediction]
 
 
 def read_run(out: Path) -> DemoRun:
@@ -104,12 +108,8 @@ def read_run(out: Path) -> DemoRun:
     checkpoint = out / "train" / "checkpoints" / Path(steps["train"]["result"]["checkpoint"]).name
     if not checkpoint.is_file():
         raise CheckFailed(f"{checkpoint}: no such checkpoint")
-    zero_shot = _json(out / "zero-shot" / "result.json")
-    predictions = _predictions(out / "zero-shot" / "predictions.jsonl")
-    if (found := metrics(predictions)) != zero_shot["metrics"]:
-        raise CheckFailed(
-            f"{out / 'zero-shot'}: result.json says {zero_shot['metrics']}, predictions.jsonl gives {found}"
-        )
+    zero_shot, predictions = _zero_shot(out / "zero-shot")
+    shipped, shipped_predictions = _zero_shot(out / "zero-shot-shipped")
     return DemoRun(
         out=out,
         steps=steps,
@@ -122,7 +122,16 @@ def read_run(out: Path) -> DemoRun:
         checkpoint=checkpoint,
         zero_shot=zero_shot,
         predictions=predictions,
+        shipped=shipped,
+        shipped_predictions=shipped_predictions,
     )
+
+
+def _zero_shot(folder: Path) -> tuple[dict[str, Any], list[Prediction]]:
+    result, predictions = _json(folder / "result.json"), _predictions(folder / "predictions.jsonl")
+    if (found := metrics(predictions)) != result["metrics"]:
+        raise CheckFailed(f"{folder}: result.json says {result['metrics']}, predictions.jsonl gives {found}")
+    return result, predictions
 
 
 def _store_facts(out: Path, end: str, steps: Mapping[str, Any]) -> StoreFacts:
