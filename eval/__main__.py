@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
+from eval.report.run import ReportConfig
 from eval.zero_shot import ZeroShotConfig
 
 
@@ -24,7 +25,20 @@ def show_zero_shot(result: Mapping[str, Any]) -> str:
     )
 
 
-VERBS = {"zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify latents by class names", show=show_zero_shot)}
+def run_report(config: ReportConfig) -> Mapping[str, Any]:
+    from eval.report.run import report
+
+    return report(config)
+
+
+def show_report(result: Mapping[str, Any]) -> str:
+    return "\n".join(result[kind] for kind in ("html", "md", "csv", "tex"))
+
+
+VERBS = {
+    "zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify latents by class names", show=show_zero_shot),
+    "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
+}
 
 if __name__ == "__main__":
     sys.exit(main("eval", VERBS, sys.argv[1:]))

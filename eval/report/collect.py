@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import ConfigDict, Field
 from encode_pipeline.latents.command import CheckFailed, RequestError, Settings, build, read_yaml
 
 CLASSIFICATION, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
-RESULT, PREDICTIONS, CONFIG = "result.json", "predictions.jsonl", "config.yaml"
+RESULT, PREDICTIONS, CONFIG, REQUEST = "result.json", "predictions.jsonl", "config.yaml", "request.json"
 ROUNDING = 1e-6
 
 
@@ -101,15 +102,21 @@ class Run:
         return "zero-shot" if self.result.task == CLASSIFICATION else "retrieval"
 
     @property
+    def name(self) -> str:
+        """The model's, as one asks for it."""
+        model, pretrained = self.result.model, self.result.pretrained
+        is_address = pretrained in (None, self.result.provenance.get("address"))
+        return model if is_address else f"{model}/{pretrained}"
+
+    @property
     def weights(self) -> str:
         return str(self.result.provenance["weights_sha256"])
 
     @property
     def reads_latents(self) -> bool:
         """Whether the model is one of latents; a model of pixels in the format of latents is not."""
-        vae = self.result.provenance.get("vae") or self.result.data.vae or {}
-        has_vae = self.result.way in ("encoded", "direct") or bool(self.result.provenance.get("fingerprint"))
-        return has_vae and vae.get("name") != "pixels"
+        latents = self.result.provenance.get("latents")
+        return isinstance(latents, dict) and latents.get("vae", {}).get("name") != "pixels"
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -152,7 +159,7 @@ def read_answers(path: Path, result: Result) -> Answers:
     if len(places) != result.n:
         raise CheckFailed(f"{path}: {len(places)} lines, but {RESULT} says n={result.n}")
     if len(set(places)) != len(places):
-        shard, key = next(place for place in places if places.count(place) > 1)
+        shard, key = Counter(places).most_common(1)[0][0]
         raise CheckFailed(f"{path}: sample {key} of shard {shard} stands twice")
     first = np.array([label == guess for label, guess in zip(labels, said, strict=True)])
     for metric, hits in (("acc1", first), ("acc5", np.array(five))):
@@ -186,11 +193,11 @@ def _result(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder")
     if not path.is_file():
-        if (folder / CONFIG).is_file():
-            verb = read_yaml(folder / CONFIG).get("verb", "zero-shot")
-            again = f"python -m eval {verb} --config {folder / CONFIG}"
-            raise CheckFailed(f"{folder}: not finished: no {RESULT}; go on with `{again}`")
-        raise RequestError(f"{folder}: no {RESULT} and no {CONFIG}: not the folder of an evaluation")
+        if not (folder / REQUEST).is_file():
+            raise RequestError(f"{folder}: no {RESULT} and no {REQUEST}: not the folder of an evaluation")
+        verb = "retrieval" if RETRIEVAL in (folder / REQUEST).read_text(errors="replace") else "zero-shot"
+        again = f"go on with `python -m eval {verb} checkpoint=… data=… out={folder}`, as it was begun"
+        raise CheckFailed(f"{folder}: not finished: no {RESULT}; {again}")
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
