@@ -10,6 +10,7 @@ import numpy as np
 
 from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.writer import Latent

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from encode_pipeline.latents.spec import digest
-from eval.intervals import mean_share, share
+from eval.intervals import share
 
 Picture = tuple[str, str, str]
 """Shard, key, label."""
@@ -51,7 +51,6 @@ def write_evaluation(folder: Path, names: Sequence[str], pictures: Sequence[Pict
         "intervals": {
             "acc1": share(sum(first), n, 0),
             "acc5": share(sum(five), n, 0),
-            "mean_per_class_recall": mean_share(counts, 0),
         },
         "n": n,
         "classes": len(names),

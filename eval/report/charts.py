@@ -42,7 +42,7 @@ def forest(table: Table, group: str) -> Markup:
         top = TOP + ROW * number
         name = mine.name if mine else published.name if published else ""
         svg.text(chart, 0, top + 14, name if len(name) <= LETTERS else name[: LETTERS - 1] + "…", "name")
-        for row, kind in ((published, "theirs"), (mine, "ours")):
+        for row, kind in ((published, "theirs" if mine else "theirs other"), (mine, "ours")):
             for place, cell in enumerate([row.cells[at] for at in columns] if row else []):
                 if cell:
                     _mark(chart, across, top + 25, cell, f"{kind} {'first' if place == 0 else 'more'}", name)

@@ -44,7 +44,8 @@ def class_scores(answers: Answers) -> list[ClassScore]:
     """Every class that occurs, the worst first."""
     places: dict[str, list[int]] = {}
     for at, label in enumerate(answers.labels):
-        places.setdefault(label, []).append(at)
+        if label:  # it went with a picture that was refused before its label was read
+            places.setdefault(label, []).append(at)
     scores = []
     for name, mine in places.items():
         wrong = [at for at in mine if not answers.first[at]]

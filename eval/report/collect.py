@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import intern
 from typing import Any, Literal
@@ -50,6 +50,8 @@ class Result(Read):
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     n: int = Field(gt=0)
     classes: int | None = None
+    captions: int = 0
+    captions_sha256: str | None = None
     templates: int | None = None
     damaged: int = 0
     way: Literal["pixels", "encoded", "direct", "decoded"]
@@ -96,14 +98,16 @@ class Run:
     """What the run was told; empty if it left no config.yaml."""
     answers: Answers | None
     """None for retrieval."""
+    name: str = ""
+    """The model's, unlike that of any other model in the report."""
 
     @property
     def verb(self) -> str:
         return "zero-shot" if self.result.task == CLASSIFICATION else "retrieval"
 
     @property
-    def name(self) -> str:
-        """The model's, as one asks for it."""
+    def model(self) -> str:
+        """Its name, as one asks for it: a recipe, or OpenCLIP's MODEL/TAG."""
         model, pretrained = self.result.model, self.result.pretrained
         is_address = pretrained in (None, self.result.provenance.get("address"))
         return model if is_address else f"{model}/{pretrained}"
@@ -114,15 +118,25 @@ class Run:
 
     @property
     def reads_latents(self) -> bool:
-        """Whether the model is one of latents; a model of pixels in the format of latents is not."""
+        """Whether the model is one of latents; one of pixels in the format of latents is not."""
+        return isinstance(self.result.provenance.get("latents"), dict) and not self.reads_pixels_as_latents
+
+    @property
+    def reads_pixels_as_latents(self) -> bool:
         latents = self.result.provenance.get("latents")
-        return isinstance(latents, dict) and latents.get("vae", {}).get("name") != "pixels"
+        return isinstance(latents, dict) and latents.get("vae", {}).get("name") == "pixels"
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The evaluations in these folders, each of them once."""
-    twice = {folder.resolve(): folder for folder in folders}
-    return [read_run(folder) for folder in twice.values()]
+    runs = [read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
+    names = {run.weights: run.model + (" on pixels" if run.reads_pixels_as_latents else "") for run in runs}
+    steps = {run.weights: run.result.provenance.get("step") for run in runs}
+    for name in [name for name, count in Counter(names.values()).items() if count > 1]:
+        twins = [weights for weights in names if names[weights] == name]
+        told_by_step = len({steps[weights] for weights in twins} - {None}) == len(twins)
+        names |= {weights: f"{name}, {f'step {steps[weights]}' if told_by_step else weights[:8]}" for weights in twins}
+    return [replace(run, name=names[run.weights]) for run in runs]
 
 
 def read_run(folder: Path) -> Run:

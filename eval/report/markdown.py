@@ -47,9 +47,12 @@ def _table(table: Table) -> list[str]:
         lines += ["Latent against pixel on the same pictures, in points, with paired 95 % intervals:", ""]
         lines += [_line(["latent", "pixel", "way", "top-1", "top-5"]), _line(["---", "---", "---", "---:", "---:"])]
         for pair in table.pairs:
-            names = [pair.latent.name, pair.pixel.name, f"{pair.latent.result.way} / {pair.pixel.result.way}"]
-            lines.append(_line([*map(_escaped, names), in_points(pair.top1), in_points(pair.top5)]))
+            names = (pair.latent.name, pair.pixel.name, f"{pair.latent.result.way} / {pair.pixel.result.way}"]
+            mark = " †" if pair.reasons else ""
+            lines.append(_line([*map(_escaped, names), in_points(pair.top1) + mark, in_points(pair.top5) + mark]))
         lines.append("")
+        if reasons := list(dict.fromkeys(reason for pair in table.pairs for reason in pair.reasons)):
+            lines += [f"†: not comparable with the paper: {_escaped('; '.join(reasons))}.", ""]
     return lines
 
 

@@ -20,7 +20,7 @@ from eval.report.provenance import data_of, facts_of
 from eval.report.table import Table
 
 TEMPLATE = "page.html.j2"
-SHOWN_CLASSES = 6
+SHOWN_CLASSES = 5
 SHOWN_PAIRS = 15
 
 
@@ -115,9 +115,10 @@ def _reliability(run: Run) -> str:
     middle = sizes[len(sizes) // 2]
     low, high = wilson(round(middle / 2), middle)
     spread = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+    pictures = "picture" if sizes[-1] == 1 else "pictures"
     return (
-        f"{len(sizes):,} classes with {spread} picture{'' if sizes[-1] == 1 else 's'} each. Of {middle} pictures, a share of "
-        f"one half has a 95 % interval of {100 * low:.0f}–{100 * high:.0f} %: which classes come first and last is partly chance."
+        f"{len(sizes):,} classes with {spread} {pictures} each. Of {middle}, a share of one half has a 95 % interval "
+        f"of {100 * low:.0f}–{100 * high:.0f} %: which classes come first and last is partly chance."
     )
 
 

@@ -20,6 +20,11 @@ class Pair:
     top1: Difference
     top5: Difference
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why no number of the paper can stand beside it."""
+        return list(dict.fromkeys([*self.latent.result.not_comparable, *self.pixel.result.not_comparable]))
+
 
 def in_points(difference: Difference) -> str:
     """With its sign and its interval."""

@@ -37,7 +37,7 @@ class PublishedTable:
 
     def row_of(self, run: Run, way: int | None) -> PublishedRow | None:
         """The row of the same model, measured in the same way."""
-        return next((row for row in self.rows if row.model == run.name and row.way == way), None)
+        return next((row for row in self.rows if row.model == run.model and row.way == way), None)
 
 
 @cache
