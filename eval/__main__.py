@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
+from eval.baselines import ModelsConfig, list_models, show_models
 from eval.zero_shot import ZeroShotConfig
 
 
@@ -24,7 +25,10 @@ def show_zero_shot(result: Mapping[str, Any]) -> str:
     )
 
 
-VERBS = {"zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify latents by class names", show=show_zero_shot)}
+VERBS = {
+    "zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify latents by class names", show=show_zero_shot),
+    "models": Verb(ModelsConfig, list_models, "what checkpoint= takes, and the paper's pixel models", show=show_models),
+}
 
 if __name__ == "__main__":
     sys.exit(main("eval", VERBS, sys.argv[1:]))

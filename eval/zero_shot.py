@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field
 
-from encode_pipeline.latents.command import Settings, to_yaml
-from eval.models import LatentClip
+from encode_pipeline.latents.command import RequestError, Settings, to_yaml
+from eval.models import LatentClip, open_model
 from train.zero_shot import CLASSES_FILE, TEMPLATES_FILE, ZeroShotSet, best_classes
 
 
@@ -43,9 +44,12 @@ class Prediction:
     top5: list[str]
 
 
+@torch.inference_mode()
 def zero_shot(config: ZeroShotConfig) -> dict[str, Any]:
     """Accuracy of a checkpoint over all samples of one view of a store."""
-    model = LatentClip(config.checkpoint)
+    model = open_model(config.checkpoint)
+    if not isinstance(model, LatentClip):
+        raise RequestError(f"{config.checkpoint}: reads pictures, and data= holds latents")
     run_folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
     cache = (config.out or run_folder) / "cache"
     pictures = ZeroShotSet(config.data, config.classes, model.spec, cache, config.label, config.view, config.version)
@@ -62,7 +66,7 @@ def zero_shot(config: ZeroShotConfig) -> dict[str, Any]:
         "dataset": config.data,
         "model": model.name,
         "checkpoint": str(config.checkpoint),
-        "step": model.step,
+        "step": model.provenance.get("step"),
         "task": "zeroshot_classification",
         "fingerprint": pictures.version.fingerprint,
         "classes": len(names),
