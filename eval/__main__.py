@@ -19,8 +19,7 @@ def run_zero_shot(config: ZeroShotConfig) -> Mapping[str, Any]:
 
 
 def run_retrieval(config: RetrievalConfig) -> Mapping[str, Any]:
-    from eval.baselines import ModelsConfig, list_models, show_models
-from eval.retrieval import retrieval
+    from eval.retrieval import retrieval
 
     return retrieval(config)
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.latents.cache import ShardCache
-from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.latents.store import Version
 from encode_pipeline.run import load
@@ -22,8 +17,6 @@ from eval.picture_set import PictureSet
 from eval.pictures import open_pictures
 from tests.conftest import SIDE, build_vae
 from tests.picture_sets import captioned, class_list, numbered, picture, wds, write
-from tests.test_boundaries import ROOT
-from tests.test_train_ranks import torchrun
 
 HOW = {"batch_size": 8, "threads": 2}
 
@@ -101,7 +94,9 @@ def test_another_vae_gets_a_version_of_its_own_and_never_the_models(
     pictures: PictureSet, small_vae: Path, model_spec: LatentSpec, tmp_path: Path
 ) -> None:
     other = build_vae(tmp_path / "other", seed=1)
-    with pytest.raises(SpecError, match=rf"^vae: {other}: other weights \(\w+\) than the model's VAE {small_vae} \(\w+\)$"):
+    with pytest.raises(
+        SpecError, match=rf"^vae: {other}: other weights \(\w+\) than the model's VAE {small_vae} \(\w+\)$"
+    ):
         encoded(pictures, model_spec, str(other), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     one = encoded(pictures, model_spec, str(small_vae), tmp_path / "cache", how=HOW)
@@ -109,7 +104,9 @@ def test_another_vae_gets_a_version_of_its_own_and_never_the_models(
     assert one.fingerprint != two.fingerprint
     gone = model_spec.model_copy(update={"vae": model_spec.vae.model_copy(update={"name": "/nowhere/vae"})})
     elsewhere = tmp_path / "elsewhere"
-    with pytest.raises(RequestError, match=r"/nowhere/vae: no such directory; say with vae= where the VAE of the model"):
+    with pytest.raises(
+        RequestError, match=r"/nowhere/vae: no such directory; say with vae= where the VAE of the model"
+    ):
         encoded(pictures, gone, None, elsewhere)
     assert encoded(pictures, gone, str(small_vae), elsewhere, how=HOW).fingerprint == one.fingerprint
 
@@ -143,7 +140,11 @@ def test_what_cannot_be_encoded_is_named(model_spec: LatentSpec, tmp_path: Path)
     assert "bird/good" in about and "00000/000004" in about, "a name that no tar can have is a number"
     (shard,) = attempts(version)
     found = damaged(version, pictures)
-    assert [(one.key, one.label) for one in found] == [("bird/empty", 0), ("cat/broken", 1), (f"cat/{dotted}-broken", 1)]
+    assert [(one.key, one.label) for one in found] == [
+        ("bird/empty", 0),
+        ("cat/broken", 1),
+        (f"cat/{dotted}-broken", 1),
+    ]
     assert found[0] == Damaged(shard, "bird/empty", 0, (), "undecodable_image: zero bytes")
     assert len(found) + len(about) == len(pictures) == 6
 
@@ -197,4 +198,10 @@ def program(pictures: PictureSet, model_spec: LatentSpec, tmp_path: Path) -> lis
     """The words after the interpreter's name."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "spec.json").write_bytes(model_spec.to_json())
-    return [str(tmp_path / "program.py"), pictures.address, str(tmp_path / "spec.json"), str(tmp_path / "cache"), str(tmp_path)]
+    return [
+        str(tmp_path / "program.py"),
+        pictures.address,
+        str(tmp_path / "spec.json"),
+        str(tmp_path / "cache"),
+        str(tmp_path),
+    ]

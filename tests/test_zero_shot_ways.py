@@ -18,7 +18,7 @@ from PIL import Image
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.cache import ShardCache
-from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.latents.store import Store, Version
@@ -125,7 +125,9 @@ def test_a_model_of_pixels_is_judged_as_clip_benchmark_judges(pixel: Path, pictu
     assert [line["key"] for line in told] == [f"s{number:03d}" for number in range(30)]
     assert [line["label"] for line in told] == [names[number] for number in target]
     best = logits.topk(5).indices
-    assert alike(line["top5"] for line in told) == [[CLASSES[number] for number in numbers] for numbers in best.tolist()]
+    assert alike(line["top5"] for line in told) == [
+        [CLASSES[number] for number in numbers] for numbers in best.tolist()
+    ]
     assert np.allclose([line["scores"] for line in told], logits.topk(5).values / 100, atol=1e-6)
     hits = torch.tensor([[line["label"] == name for name in line["top5"]] for line in told])
     assert result["metrics"]["acc1"] == pytest.approx(hits[:, 0].float().mean().item())
