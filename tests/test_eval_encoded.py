@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +20,10 @@ from encode_pipeline.run import load
 from eval.encoded import Damaged, damaged, encoded
 from eval.picture_set import PictureSet
 from eval.pictures import open_pictures
-from tests.conftest import SIDE, build_vae
+from tests.conftest import SIDE, build_vae, payload_hashes
 from tests.picture_sets import captioned, class_list, numbered, picture, wds, write
+from tests.test_boundaries import ROOT
+from tests.test_train_ranks import torchrun
 
 HOW = {"batch_size": 8, "threads": 2}
 
@@ -65,8 +72,8 @@ def test_pictures_become_a_sealed_store_with_their_labels(
     assert about["s1"] == {"key": "s1", "captions": [], "label": 1, "class_name": "hot dog"}
     assert [about[f"s{number}"]["label"] for number in range(5)] == [0, 1, 2, 2, 2]
     assert damaged(version, pictures) == []
-    folder = tmp_path / "cache" / f"cars-{pictures.identity[:16]}"
-    assert [path.name for path in folder.iterdir()] == ["latents"], "the copies of the pictures are gone"
+    folder = tmp_path / "cache" / f"cars-{pictures.identity[:16]}" / version.fingerprint
+    assert str(folder) == version.storage.url() and not (folder / "source").exists(), "the copies are gone"
     said = capsys.readouterr().err
     assert f"cars: 5 pictures to latents of {model_spec.vae.name}\n" in said and "2 of 2 shards" in said
 
@@ -78,7 +85,7 @@ def test_the_second_model_of_a_vae_costs_nothing(
     done = attempts(first)
     other_model = spec_of(small_vae, views=2, seed=9, recipe="open-clip", caption_field="alt")
     moved = other_model.model_copy(update={"vae": other_model.vae.model_copy(update={"name": "/gone"})})
-    monkeypatch.setattr("eval.encoded.run", lambda config: pytest.fail("encodes again"))
+    monkeypatch.setattr("eval.encoded.load_vae", lambda name: pytest.fail("loads the VAE again"))
     for spec in (model_spec, other_model, moved):
         again = encoded(pictures, spec, None, tmp_path)
         assert again.fingerprint == first.fingerprint and attempts(again) == done
@@ -174,7 +181,7 @@ def test_nothing_is_encoded_where_the_settings_are_wrong(
     (Path(pictures.address) / "test" / "0.tar").unlink()
     with pytest.raises(OSError, match=r"0\.tar"):
         encoded(pictures, model_spec, None, tmp_path / "cache", how=HOW)
-    assert not list(tmp_path.glob("cache/*/*/*.tar")), "no half copy is left"
+    assert not list(tmp_path.glob("cache/*/*/source/*")), "no half copy is left"
 
 
 PROGRAM = """
@@ -188,20 +195,71 @@ from train.distributed import ranks_of_torchrun
 data, spec, cache, out = sys.argv[1:]
 spec = LatentSpec.from_json(Path(spec).read_bytes(), spec)
 with ranks_of_torchrun() as ranks:
-    version = encoded(open_pictures(data), spec, None, Path(cache), ranks, {"batch_size": 1, "threads": 1})
+    version = encoded(open_pictures(data), spec, None, Path(cache), ranks, {"batch_size": 8, "threads": 2})
     Path(out, f"rank{ranks.rank}").write_text(version.storage.url())
 """
 
 
 @pytest.fixture
 def program(pictures: PictureSet, model_spec: LatentSpec, tmp_path: Path) -> list[str]:
-    """The words after the interpreter's name."""
+    """The words that encode the pictures into `tmp_path/cache`, after the interpreter's name."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "spec.json").write_bytes(model_spec.to_json())
     return [
         str(tmp_path / "program.py"),
         pictures.address,
-        str(tmp_path / "spec.json"),
-        str(tmp_path / "cache"),
-        str(tmp_path),
+        *(str(tmp_path / name) for name in ("spec.json", "cache", "")),
     ]
+
+
+def start(program: list[str], **trap: object) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LATENTS_FAILPOINTS": json.dumps([trap])}
+    return subprocess.Popen([sys.executable, *program], env=environment, cwd=ROOT)
+
+
+def test_processes_share_the_work(
+    program: list[str], pictures: PictureSet, model_spec: LatentSpec, tmp_path: Path
+) -> None:
+    """And what they make is what one makes, wherever its cache is."""
+    done = torchrun(2, *program, timeout=900)
+    assert done.returncode == 0, done.stderr
+    urls = {(tmp_path / f"rank{rank}").read_text() for rank in range(2)}
+    assert len(urls) == 1 and "5 pictures to latents" in done.stderr
+    together = encoded(pictures, model_spec, None, tmp_path / "cache")
+    alone = encoded(pictures, model_spec, None, tmp_path / "elsewhere", how=HOW)
+    assert {together.storage.url()} == urls and together.storage.url() != alone.storage.url()
+    assert len(attempts(together)) == 2 and payload_hashes(together) == payload_hashes(alone)
+
+
+def test_killed_and_called_again(
+    program: list[str], pictures: PictureSet, model_spec: LatentSpec, tmp_path: Path
+) -> None:
+    process = start(program, at="before-commit", do="hold", shard="00001*", marks=str(tmp_path))
+    while not (commits := list(tmp_path.glob("cache/*/*/commits/*.json"))):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (commit,), (folder,) = commits, tmp_path.glob("cache/*/*/source")
+    before = commit.read_bytes()
+    assert len([*folder.glob("*.tar")]) == 2
+    version = encoded(pictures, model_spec, None, tmp_path / "cache", how=HOW)
+    assert not folder.exists() and len(attempts(version)) == 2
+    assert commit.read_bytes() == before, "what was done before stays"
+    undisturbed = encoded(pictures, model_spec, None, tmp_path / "elsewhere", how=HOW)
+    assert payload_hashes(version) == payload_hashes(undisturbed)
+
+
+def test_a_second_command_may_be_the_first_to_end(
+    program: list[str], pictures: PictureSet, model_spec: LatentSpec, tmp_path: Path
+) -> None:
+    """The slower one finds the tars gone, and the work done."""
+    process = start(program, at="before-read", do="hold", times=2, marks=str(tmp_path))
+    while not (tmp_path / "before-read-1").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    version = encoded(pictures, model_spec, None, tmp_path / "cache", how=HOW)
+    done = attempts(version)
+    (tmp_path / "release").touch()
+    assert process.wait() == 0
+    assert (tmp_path / "rank0").read_text() == version.storage.url() and attempts(version) == done
