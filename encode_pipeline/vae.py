@@ -107,18 +107,23 @@ def _no_vae() -> LoadedVae:
 
 def identify(name: str, model: Any) -> VaeIdentity:
     """A VAE's identity by content: the same weights and config are the same VAE under any name."""
-    hasher = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        hasher.update(f"{key} {tuple(tensor.shape)}\n".encode())
-        hasher.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     config = {key: value for key, value in dict(model.config).items() if not key.startswith("_")}
     return VaeIdentity(
         name=name,
-        weights_sha256=hasher.hexdigest(),
+        weights_sha256=weights_sha256(model),
         config={"class": type(model).__name__, **json.loads(json.dumps(config))},
         scaling_factor=float(model.config.scaling_factor),
         shift_factor=float(getattr(model.config, "shift_factor", None) or 0.0),
     )
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Which weights a model has, whatever file or precision they came in."""
+    hasher = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        hasher.update(f"{key} {tuple(tensor.shape)}\n".encode())
+        hasher.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def posterior(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -21,8 +21,8 @@ from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.records import Pixels
 from encode_pipeline.transforms import resize
 from encode_pipeline.vae import LoadedVae, decode_latents, load_vae
+from eval.clip import PixelClip
 from eval.feed import Damage, Item, Prepare
-from eval.models import PixelClip
 from eval.picture_set import Part
 
 ENCODED_AT_ONCE = 16
@@ -43,11 +43,6 @@ def files_for(model: PixelClip) -> Prepare:
         return model.prepare(picture)
 
     return lambda items, files, part: list(threads.map(prepared, files))
-
-
-def as_they_are(items: Sequence[Item], latents: Sequence[Latent], part: Part) -> list[Tensor]:
-    """Latents for a model that reads them."""
-    return [torch.from_numpy(latent).float() for latent in latents]
 
 
 def decoded_for_pixels(spec: LatentSpec, vae: LoadedVae, model: PixelClip) -> Prepare:

@@ -22,12 +22,14 @@ from pydantic import BeforeValidator, Field
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, Settings, to_yaml
 from encode_pipeline.latents.disk import replace
-from eval.models import LatentClip, PixelClip
+from eval.clip import Clip
 from eval.parts import WorkFolder
 from eval.picture_set import Part
 from train.distributed import Ranks
 
 PREDICTIONS, DAMAGED = "predictions.jsonl", "damaged.jsonl"
+METRICS = {"acc1": "top-1", "acc5": "top-5", "mean_per_class_recall": "per class"}
+"""How a person calls them."""
 LIBRARIES = {"torch": "torch", "open_clip": "open_clip_torch", "numpy": "numpy", "latent_clip": "latent-clip-pipeline"}
 Address = Annotated[str, BeforeValidator(str)]
 
@@ -47,7 +49,9 @@ class EvaluationConfig(Settings):
         description="generated latents as they are, or decoded to pictures (and encoded again); by default as they "
         "are for models of latents",
     )
-    vae: str | None = Field(None, description="where the VAE of the latents is, if not under the name that they give it")
+    vae: str | None = Field(
+        None, description="where the VAE of the latents is, if not under the name that they give it"
+    )
     cache: Path = Field(Path("runs/cache"), description="folder for pictures encoded on the way, and remote shards")
     damaged: Literal["stop", "wrong"] = Field(
         "stop", description="pictures that cannot be read end the evaluation, or count as wrong answers"
@@ -88,8 +92,8 @@ class Evaluation:
     """All that the answer depends on; the same folder answers no other."""
     parts: Sequence[Part]
     work: Callable[[Part], DonePart]
-    conclude: Callable[[list[DonePart]], dict[str, Any]]
-    """The result, but for what is the same for all evaluations."""
+    conclude: Callable[[list[DonePart]], tuple[dict[str, Any], list[dict[str, Any]]]]
+    """The result, but for what all evaluations say, and what is told of each picture."""
 
     def run(self, ranks: Ranks) -> dict[str, Any]:
         """The result: from the folder if it is finished, else by all processes together."""
@@ -130,12 +134,23 @@ class Evaluation:
         if damaged:
             shown = [{key: line[key] for key in ("shard", "key", "damaged")} for line in damaged]
             replace(folder.path / DAMAGED, as_lines(shown))
-            if self.config.damaged == "stop":
+            if self.config.damaged == "stop" or len(damaged) == len(lines):
                 return self._complaint(damaged, len(lines))
-        result = self.conclude(done)
-        replace(folder.path / PREDICTIONS, as_lines({k: v for k, v in line.items() if k != "damaged"} for line in lines))
-        seconds = round(sum(part.seconds for part in done), 1)
-        folder.finish({"ok": True, **result, "n": len(lines), "damaged": len(damaged), "seconds": seconds})
+        result, told = self.conclude(done)
+        replace(folder.path / PREDICTIONS, as_lines({k: v for k, v in line.items() if k != "damaged"} for line in told))
+        folder.finish(
+            {
+                "ok": True,
+                "dataset": self.config.data,
+                "checkpoint": self.config.checkpoint,
+                "language": "en",
+                **result,
+                "n": len(lines),
+                "damaged": len(damaged),
+                "seed": self.config.seed,
+                "seconds": round(sum(part.seconds for part in done), 1),
+            }
+        )
         return None
 
     def _complaint(self, damaged: Sequence[Mapping[str, Any]], pictures: int) -> str:
@@ -164,10 +179,16 @@ def as_lines(records: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]])
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
-def described(model: LatentClip | PixelClip) -> dict[str, Any]:
+def described(model: Clip) -> dict[str, Any]:
     """The model of a result: its name as CLIP_benchmark splits it, and where its weights come from."""
     name, _, pretrained = model.name.partition("/")
-    return {"model": name, "pretrained": pretrained or model.address, "provenance": model.provenance}
+    provenance = model.provenance
+    return {
+        "model": name,
+        "pretrained": pretrained or model.address,
+        "step": provenance.get("step"),
+        "provenance": provenance,
+    }
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
@@ -184,3 +205,20 @@ def _processor() -> str:
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def show(result: Mapping[str, Any]) -> str:
+    """The result as a person reads it."""
+    step = "" if result["step"] is None else f" at step {result['step']}"
+    asked = f"of {result['classes']} classes" if "classes" in result else f"with {result['captions']} captions"
+    scores = ", ".join(
+        f"{METRICS.get(name, name)} {value:.1%} ({low:.1%} to {high:.1%})"
+        for name, value in result["metrics"].items()
+        for low, high in [result["intervals"][name]]
+    )
+    lines = [f"{result['model']}{step} on {result['n']} pictures {asked} ({result['way']}): {scores}"]
+    if result["damaged"]:
+        lines.append(f"{result['damaged']} damaged pictures count as wrong answers")
+    if result["not_comparable"]:
+        lines.append(f"not comparable: {'; '.join(result['not_comparable'])}")
+    return "\n".join(lines)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.writer import Latent
 from eval.picture_set import Part
 
 
@@ -67,5 +69,12 @@ class Feed:
             ready = [content if isinstance(content, Damage) else next(contents) for _, content in batch]
             readable = [content for content in ready if not isinstance(content, Damage)]
             features = self.embed(torch.stack(readable)) if readable else torch.empty(0)
+            if not torch.isfinite(features).all():
+                raise CheckFailed(f"{part.name}: the model gives features that are not finite")
             damages = [content if isinstance(content, Damage) else None for content in ready]
             yield FeatureBatch([(item, damage) for (item, _), damage in zip(batch, damages, strict=True)], features)
+
+
+def as_they_are(items: Sequence[Item], latents: Sequence[Latent], part: Part) -> list[Tensor]:
+    """Latents for a model that reads them."""
+    return [torch.from_numpy(latent).float() for latent in latents]

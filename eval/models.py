@@ -1,40 +1,53 @@
-"""A checkpoint as a thing that embeds latents and class names."""
+"""Every CLIP behind one door: `open_model(address)`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
 from pathlib import Path
 
 import open_clip
-import torch
-from torch import Tensor
 
-from encode_pipeline.latents.spec import LatentSpec, convert_scale
-from train.checkpoint import load_checkpoint
-from train.model import restore_model, tokenizer_for
-from train.zero_shot import embed_classes
+from encode_pipeline.latents.command import RequestError
+from eval.baselines import baselines
+from eval.clip import Clip, LatentClip, PixelClip
+from eval.latent_models import open_checkpoint, open_export
+from eval.open_clip_models import CONFIG, HUB, open_folder, open_from_hub, open_published, read_json
+from eval.transformers_clip import open_transformers_clip
+
+__all__ = ["Clip", "LatentClip", "PixelClip", "open_model"]
+
+LOCAL = "local-dir:"
+"""How OpenCLIP marks a folder."""
 
 
-class LatentClip:
-    """A trained model with the spec of the latents that it was trained on."""
+def open_model(address: str | Path) -> LatentClip | PixelClip:
+    """The model at an address, on the GPU if there is one; `python -m eval models` lists what an address can be."""
+    address = str(address)
+    path = Path(address.removeprefix(LOCAL)).expanduser()
+    if address.startswith(HUB):
+        return open_from_hub(address)
+    if path.is_dir():
+        return _open_folder(path, address)
+    if path.exists():
+        return open_checkpoint(path, address)
+    model, _, source = address.partition("/")
+    if model in open_clip.list_models():
+        if source:
+            return open_published(model, source, address)
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise RequestError(f"{address}: which weights? Say {model}/TAG or {model}/FILE; its tags: {tags}")
+    known = [*(baseline["open_clip"] for baseline in baselines()), *open_clip.list_models()]
+    close = difflib.get_close_matches(address, known, n=1) or difflib.get_close_matches(model, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "`python -m eval models` lists what can stand here"
+    raise RequestError(f"{address}: no such file or folder, and no model of OpenCLIP; {hint}")
 
-    def __init__(self, path: Path) -> None:
-        content = load_checkpoint(path)
-        self.name = str(content["name"])
-        self.step = int(content["step"])
-        model, architecture, self.spec = restore_model(content, path)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model: open_clip.CLIP = model.to(self.device).eval()
-        self.tokenizer = tokenizer_for(architecture)
 
-    @torch.inference_mode()
-    def embed_latents(self, latents_bchw: Tensor, spec: LatentSpec) -> Tensor:
-        """Unit embeddings of latents that lie in the scale of `spec`."""
-        values = convert_scale(latents_bchw.to(self.device, torch.float32), spec.vae, spec.scale, self.spec.scale)
-        embedding: Tensor = self.model.encode_image(values, normalize=True)
-        return embedding.float()
-
-    @torch.inference_mode()
-    def embed_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """One unit embedding a class: the mean over the templates."""
-        return embed_classes(self.model, self.tokenizer, self.device, names, templates)
+def _open_folder(folder: Path, address: str) -> LatentClip | PixelClip:
+    if (folder / CONFIG).is_file():
+        return open_export(folder, address) if (folder / "spec.json").is_file() else open_folder(folder, address)
+    if (folder / "config.json").is_file():
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind != "clip":
+            raise RequestError(f"{folder}/config.json: a model of type {kind}; of transformers' models only clip fits")
+        return open_transformers_clip(folder, address)
+    return open_checkpoint(folder, address)

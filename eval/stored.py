@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
-from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.writer import Latent
@@ -18,9 +18,29 @@ from eval.class_names import ClassList, imagenet_classes, own_classes
 from eval.feed import Damage, Item
 from eval.picture_set import Part
 
+if TYPE_CHECKING:
+    from eval.encoded import Damaged
+
 CLASS_NAME = "class_name"
 Label = tuple[str, int | None]
 """A class by its name, and by its number where the data say one."""
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """A sample of a shard, read."""
+
+    key: str
+    latent: Latent
+    caption: str
+    about: Mapping[str, Any]
+    """What its source said of it."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Those in its record where there are several."""
+        several = self.about.get("captions")
+        return tuple(map(str, several)) if isinstance(several, list) and several else (self.caption,)
 
 
 class StoredPictures:
@@ -32,9 +52,10 @@ class StoredPictures:
         if view >= version.spec.views:
             raise RequestError(f"view={view}: {self.where} has {version.spec.views} views, from 0")
         self._cache = ShardCache(version, cache)
-        self._rows = {row["shard"]: row for row in version.manifest().to_pylist() if row["view"] == view}
+        self.rows = {row["shard"]: row for row in version.manifest().to_pylist() if row["view"] == view}
         self._refused = {commit.shard: version.rejected(commit) for commit in version.commits(version.sealed_shards())}
-        sizes = {shard: self._samples(shard) + len(refused) for shard, refused in self._refused.items()}
+        taken = {shard: int(row["samples"]) for shard, row in self.rows.items()}
+        sizes = {shard: taken.get(shard, 0) + len(refused) for shard, refused in self._refused.items()}
         self.parts = [Part(shard, size) for shard, size in sizes.items() if size]
         if not self.parts:
             raise RequestError(f"{self.where}: no samples to evaluate")
@@ -44,7 +65,7 @@ class StoredPictures:
     @property
     def identity(self) -> str:
         """What tells this view of this store from any other, by the content of its shards."""
-        hashes = {shard: row["sha256"] for shard, row in self._rows.items()}
+        hashes = {shard: row["sha256"] for shard, row in self.rows.items()}
         return digest([[part.name, part.size, hashes.get(part.name)] for part in self.parts])
 
     @property
@@ -69,35 +90,32 @@ class StoredPictures:
 
     def read(self, part: Part) -> Iterator[tuple[Item, Latent | Damage]]:
         """The pictures of a part, in the order of its shard; those that the encoder refused come last."""
-        if part.name in self._rows:
-            with self._cache.open(self._rows[part.name]) as shard:
-                for index, key in enumerate(shard.keys):
-                    metadata = shard.metadata(index).get("metadata", {})
-                    several = metadata.get("captions")
-                    captions = tuple(several) if isinstance(several, list) else (shard.caption(index),)
-                    number = self._numbers.get(self._label_of(metadata)) if self._numbers else None
-                    yield Item(key, number, captions), np.array(shard.latent(index))
+        for sample in self.samples(part.name):
+            number = self._numbers[self._label_of(sample.about)] if self._numbers else None
+            yield Item(sample.key, number, sample.captions), sample.latent
         for refused in self._refused[part.name]:
-            why = f"{refused['reason']}: {refused['detail']}" if refused["detail"] else refused["reason"]
-            yield Item(refused["key"], None, ()), Damage(why)
+            yield Item(refused["key"], None, ()), Damage(f"{refused['reason']}: {refused['detail']}".strip(": "))
 
-    def _samples(self, shard: str) -> int:
-        return int(self._rows[shard]["samples"]) if shard in self._rows else 0
+    def samples(self, shard: str) -> Iterator[StoredSample]:
+        """What a shard holds, in its order; nothing if none of its samples was usable."""
+        if shard in self.rows:
+            with self._cache.open(self.rows[shard]) as tar:
+                for index, key in enumerate(tar.keys):
+                    about = tar.metadata(index).get("metadata", {})
+                    yield StoredSample(key, np.array(tar.latent(index)), tar.caption(index), about)
 
     def _labels(self) -> set[Label]:
         """All that occur; a sample without one is an error."""
         found: set[Label] = set()
-        for row in self._rows.values():
-            with self._cache.open(row) as shard:
-                for index, key in enumerate(shard.keys):
-                    name, number = self._label_of(shard.metadata(index).get("metadata", {}))
-                    if not name:
-                        raise RequestError(f"{row['path']}: {key}: no {self._label} in its metadata")
-                    found.add((name, number))
+        for shard, row in self.rows.items():
+            for sample in self.samples(shard):
+                if not (label := self._label_of(sample.about))[0]:
+                    raise RequestError(f"{row['path']}: {sample.key}: no {self._label} in its metadata")
+                found.add(label)
         return found
 
-    def _label_of(self, metadata: Mapping[str, Any]) -> Label:
-        name, number = metadata.get(self._label), metadata.get("label")
+    def _label_of(self, about: Mapping[str, Any]) -> Label:
+        name, number = about.get(self._label), about.get("label")
         numbered = self._label == CLASS_NAME and isinstance(number, int)
         return name if isinstance(name, str) else "", number if numbered else None
 
@@ -111,6 +129,24 @@ class StoredPictures:
         if len(places) > 1:
             raise RequestError(f"{self.where}: {name!r} names two classes of {classes.where}, and no number says which")
         return places[0]
+
+
+class EncodedPictures:
+    """A picture set in the latents that were made of it; parts, keys and labels are those of the set."""
+
+    def __init__(self, version: Version, cache: Path, lost: Sequence[Damaged]) -> None:
+        self.stored, self._lost = StoredPictures(version, 0, cache), lost
+        self._shards = {Path(commit.source.uri).stem: commit.shard for commit in version.commits()}
+
+    def read(self, part: Part) -> Iterator[tuple[Item, Latent | Damage]]:
+        """The pictures of a part; those that the encoder refused come last."""
+        shard = self._shards[part.name]
+        for sample in self.stored.samples(shard):
+            captions = tuple(sample.about["captions"])
+            yield Item(sample.about["key"], sample.about.get("label"), captions), sample.latent
+        for lost in self._lost:
+            if lost.shard == shard:
+                yield Item(lost.key, lost.label, lost.captions), Damage(lost.reason)
 
 
 def _places(name: str, classes: ClassList) -> list[int]:

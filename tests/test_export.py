@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from encode_pipeline.latents.command import CheckFailed, RequestError, build, main
 from encode_pipeline.latents.spec import LatentSpec, VaeIdentity
 from encode_pipeline.latents.store import Version
-from eval.models import LatentClip
+from eval.models import open_model
 from eval.zero_shot import ZeroShotConfig, zero_shot
 from tests.only_open_clip import link_site, run_isolated
 from tests.test_train import store_of, tiny_model
@@ -188,7 +188,7 @@ def test_what_timm_cannot_say_is_refused_by_name(vision: dict[str, Any], complai
         export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     export(ExportConfig(checkpoint=checkpoint, out=tmp_path / "out", form="native"))
-    assert LatentClip(tmp_path / "out").spec == SPEC
+    assert open_model(tmp_path / "out").spec == SPEC
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_siglip_run_is_exported_with_its_bias(tiny_checkpoint: Path, tmp_path:
     path = write_checkpoint(tmp_path / "siglip.pt", model, architecture())
     export(ExportConfig(checkpoint=path, out=tmp_path / "out"))
     assert open_clip.create_model(f"local-dir:{tmp_path / 'out'}").logit_bias.item() == -10
-    assert LatentClip(path).model.logit_bias.item() == -10
+    assert open_model(path).model.logit_bias.item() == -10
 
 
 def test_a_run_is_exported_and_evaluated(sealed: Version, tiny_model: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from encode_pipeline.latents.command import RequestError, build
 from encode_pipeline.latents.spec import LatentSpec
-from eval.models import LatentClip
+from eval.models import open_model
 from tests.test_export import SPEC, authors_layout
 from tests.test_train_models import architecture
 from train.config import ImportConfig
@@ -45,8 +45,8 @@ def test_the_authors_layout_comes_in_exactly(bring_in: Import, tmp_path: Path) -
     content = {"epoch": 34, "name": "latent", "state_dict": authors_layout(model.state_dict()), "optimizer": adam}
     result = bring_in({**content, "best": [np.float32(0.5), np.int64(7), np.bool_(True)]})
     assert (result["epoch"], result["step"], "warning" in result) == (34, 415_040, False)
-    loaded = LatentClip(tmp_path / "imported")
-    assert (loaded.name, loaded.step, loaded.spec) == ("tiny", 415_040, SPEC)
+    loaded = open_model(tmp_path / "imported")
+    assert (loaded.name, loaded.provenance["step"], loaded.spec) == ("tiny", 415_040, SPEC)
     state = loaded.model.state_dict()
     assert set(state) == set(model.state_dict())
     assert all(torch.equal(tensor, state[name].cpu()) for name, tensor in model.state_dict().items())
@@ -73,7 +73,7 @@ def test_numbers_of_the_old_numpy_come_in_too(bring_in: Import, tmp_path: Path) 
 def test_a_plain_open_clip_checkpoint_of_latents_comes_in(bring_in: Import, tmp_path: Path) -> None:
     model = build_model(architecture(), 4, 64)
     assert bring_in(model.state_dict())["weights"] == len(model.state_dict())
-    state = LatentClip(tmp_path / "imported").model.state_dict()
+    state = open_model(tmp_path / "imported").model.state_dict()
     assert all(torch.equal(tensor, state[name].cpu()) for name, tensor in model.state_dict().items())
 
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
-from eval.models import LatentClip
+from eval.models import LatentClip, open_model
 from eval.zero_shot import ZeroShotConfig, zero_shot
 from tests.conftest import Configure, build_vae, encode_and_seal
 from tests.test_train import store_of, tiny_model
@@ -30,7 +30,7 @@ def share(pictures: ZeroShotSet, model: LatentClip, rank: int = 0, world: int = 
 def test_the_ranks_shares_add_up_to_what_the_evaluation_says(
     checkpoint: Path, test_store: Version, world: Path, tmp_path: Path
 ) -> None:
-    model = LatentClip(checkpoint)
+    model = open_model(checkpoint)
     pictures = ZeroShotSet(store_of(test_store), world / "test", model.spec, tmp_path / "cache")
     result = zero_shot(ZeroShotConfig(checkpoint=checkpoint, data=store_of(test_store), classes=world / "test"))
     said = {"right_at_1": result["metrics"]["acc1"] * 48, "right_at_5": result["metrics"]["acc5"] * 48, "n": 48}
@@ -45,7 +45,7 @@ def test_a_model_that_knows_the_answers_is_right(
     checkpoint: Path, test_store: Version, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The image tower is replaced by one that gives the embedding of the right class, or of the one before it."""
-    model = LatentClip(checkpoint)
+    model = open_model(checkpoint)
     pictures = ZeroShotSet(store_of(test_store), world / "test", model.spec, tmp_path / "cache")
     rows = model.embed_classes(pictures.names, pictures.templates)
     labels = iter([number for batch in pictures.batches(6) for number in batch.labels])
@@ -59,7 +59,7 @@ def test_a_model_that_knows_the_answers_is_right(
 
 
 def test_the_model_is_left_as_it_was(checkpoint: Path, test_store: Version, world: Path, tmp_path: Path) -> None:
-    model = LatentClip(checkpoint)
+    model = open_model(checkpoint)
     pictures = ZeroShotSet(store_of(test_store), world / "test", model.spec, tmp_path / "cache")
     before = {key: value.clone() for key, value in model.model.state_dict().items()}
     model.model.train()
@@ -102,7 +102,7 @@ def test_a_run_classifies_now_and_then(
 def test_another_scale_is_converted_and_another_vae_refused(
     checkpoint: Path, test_store: Version, configure: Configure, world: Path, tmp_path: Path
 ) -> None:
-    model = LatentClip(checkpoint)
+    model = open_model(checkpoint)
     scaled = encode_and_seal(
         configure(source=str(world / "test"), store=str(tmp_path / "scaled"), views=1, scale="model")
     )
@@ -119,7 +119,7 @@ def test_another_scale_is_converted_and_another_vae_refused(
 
 
 def test_what_does_not_fit_is_refused_when_it_is_opened(checkpoint: Path, test_store: Version, tmp_path: Path) -> None:
-    spec, data = LatentClip(checkpoint).spec, store_of(test_store)
+    spec, data = open_model(checkpoint).spec, store_of(test_store)
     with pytest.raises(RequestError, match=r"view=1: .* has 1 views, from 0"):
         ZeroShotSet(data, None, spec, tmp_path, view=1)
     with pytest.raises(RequestError, match="no wrong in its metadata"):

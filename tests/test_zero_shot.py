@@ -14,7 +14,7 @@ from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
-from eval.models import LatentClip
+from eval.models import open_model
 from eval.zero_shot import ZeroShotConfig, zero_shot
 from tests.conftest import Configure, build_vae, encode_and_seal
 from tests.test_train import store_of, tiny_model
@@ -45,7 +45,7 @@ def test_accuracy_equals_open_clips_algorithm_item_by_item(
     result = zero_shot(config)
     names, templates = read_classes(world / "test")
     assert (len(names), result["n"]) == (48, 48)
-    model = LatentClip(checkpoint)
+    model = open_model(checkpoint)
     functions = [lambda name, text=text: text.format(c=name) for text in templates]
     classifier = open_clip.build_zero_shot_classifier(model.model, model.tokenizer, names, functions)
     ours = model.embed_classes(names, templates)
@@ -74,7 +74,7 @@ def test_latents_of_another_scale_are_converted(
     checkpoint: Path, test_store: Version, configure: Configure, world: Path, tmp_path: Path
 ) -> None:
     def embed(version: Version) -> torch.Tensor:
-        model = LatentClip(checkpoint)
+        model = open_model(checkpoint)
         check_latents(model.spec, version.spec, store_of(version))
         shard = ShardCache(version, tmp_path).open(version.manifest().to_pylist()[0])
         return model.embed_latents(torch.from_numpy(shard.latent(0)[None].copy()), version.spec)
@@ -119,4 +119,4 @@ def test_missing_weights_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
     content["state_dict"].pop("visual.proj")
     torch.save(content, tmp_path / "lame.pt")
     with pytest.raises(RequestError, match="missing or unexpected weights: visual.proj"):
-        LatentClip(tmp_path / "lame.pt")
+        open_model(tmp_path / "lame.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def save_checkpoint(folder: Path, content: dict[str, Any], keep: int) -> Path:
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path
+
+
+def history(content: Mapping[str, Any]) -> dict[str, Any]:
+    """How the weights in a checkpoint came to be, as far as it says: what it does not say is None."""
+    step, settings = content["step"], content.get("settings", {})
+    tuned_from = settings.get("checkpoint")
+    is_counted = "batch_size" in settings and tuned_from is None and "imported_from" not in content
+    return {
+        "step": step,
+        "epoch": content["epoch"],
+        "samples": step * settings["batch_size"] if is_counted else None,
+        "imported_from": content.get("imported_from"),
+        "fine_tuned_from": tuned_from,
+    }
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

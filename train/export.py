@@ -17,10 +17,10 @@ from torch import Tensor
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import LatentSpec
-from train.checkpoint import load_checkpoint
+from train.checkpoint import history, load_checkpoint
 from train.config import Architecture, ExportConfig
 from train.model import parameter_counts, restore_model, tokenizer_for
-from train.model_card import AFTER_MOVING, model_card
+from train.model_card import AFTER_MOVING, model_card, title
 from train.timm_layout import TimmTower, timm_tower, timm_weights
 
 TOLERANCE = 1e-5
@@ -58,7 +58,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
         (folder / "README.md").write_text(model_card(content, spec, parameter_counts(model), config.form))
         _write_json(folder / HF_CONFIG_NAME, _open_clip_config(architecture, tower, model, folder.resolve()))
         difference = compare(model, tokenizer, spec, folder)
-        _write_json(folder / HF_CONFIG_NAME, _open_clip_config(architecture, tower, model, home))
+        told = {"history": {"name": title(content["name"]), **history(content)}}  # open_clip reads past it
+        _write_json(folder / HF_CONFIG_NAME, {**_open_clip_config(architecture, tower, model, home), **told})
         # safetensors lets nobody else read its files
         (folder / HF_SAFE_WEIGHTS_NAME).chmod((folder / HF_CONFIG_NAME).stat().st_mode)
     return {

@@ -42,7 +42,7 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
     architecture = architecture_of(config.model).untrained()
     spec = _spec(config.data, config.version)
     foreign = read_foreign(config.checkpoint)
-    state = _weights(foreign, config.checkpoint)
+    state = weights_of(foreign, config.checkpoint)
     is_authors = any(name.startswith(AUTHORS_TOWER) for name in state)
     if is_authors and (spec.scale != "raw" or spec.shape != AUTHORS_SHAPE):
         shape = "x".join(map(str, spec.shape))
@@ -94,7 +94,8 @@ def read_foreign(path: Path) -> dict[str, Any]:
     return content if "state_dict" in content else {"state_dict": content}
 
 
-def _weights(foreign: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def weights_of(foreign: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights in a stranger's checkpoint by their names, without the mark of its parallel training."""
     state = foreign["state_dict"]
     if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise RequestError(f"{path}: not a checkpoint: no weights by their names in it")

@@ -99,7 +99,7 @@ def model_card(content: Mapping[str, Any], spec: LatentSpec, counts: Mapping[str
     }
     head = HEAD.format(
         library="open_clip" if form == "open-clip" else "pytorch",
-        name=_title(content["name"]),
+        name=title(content["name"]),
         counts=counts,
         training=_training(content),
         vae=vae,
@@ -113,7 +113,7 @@ def model_card(content: Mapping[str, Any], spec: LatentSpec, counts: Mapping[str
     return head + use + _settings(content.get("settings", {}))
 
 
-def _title(model: str) -> str:
+def title(model: str) -> str:
     """A recipe's name, or that of a user's file without where it is."""
     return Path(model).stem if model.endswith((".yaml", ".yml", ".json")) else model
 
