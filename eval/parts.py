@@ -39,7 +39,7 @@ class WorkFolder:
             return
         try:
             before = json.loads(place.read_bytes())
-            key = next(key for key in {**before, **request} if before.get(key) != request.get(key))
+            key = next(key for key in {**request, **before} if before.get(key) != request.get(key))
         except (ValueError, TypeError, AttributeError, StopIteration):
             raise RequestError(f"{place}: damaged: not what was asked of this folder; choose another out=") from None
         raise RequestError(
