@@ -8,6 +8,7 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.retrieval import RetrievalConfig
 from eval.zero_shot import ZeroShotConfig
 
 
@@ -17,16 +18,21 @@ def run_zero_shot(config: ZeroShotConfig) -> Mapping[str, Any]:
     return zero_shot(config)
 
 
-def show_zero_shot(result: Mapping[str, Any]) -> str:
-    metrics = result["metrics"]
-    return (
-        f"{result['model']} at step {result['step']} on {result['n']} pictures of {result['classes']} classes: "
-        f"top-1 {metrics['acc1']:.1%}, top-5 {metrics['acc5']:.1%}, per class {metrics['mean_per_class_recall']:.1%}"
-    )
+def run_retrieval(config: RetrievalConfig) -> Mapping[str, Any]:
+    from eval.retrieval import retrieval
+
+    return retrieval(config)
+
+
+def show_evaluation(result: Mapping[str, Any]) -> str:
+    from eval.evaluation import show
+
+    return show(result)
 
 
 VERBS = {
-    "zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify latents by class names", show=show_zero_shot),
+    "zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify pictures by class names", show=show_evaluation),
+    "retrieval": Verb(RetrievalConfig, run_retrieval, "find pictures by captions and back", show=show_evaluation),
     "models": Verb(ModelsConfig, list_models, "what checkpoint= takes, and the paper's pixel models", show=show_models),
 }
 

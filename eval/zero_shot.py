@@ -1,37 +1,42 @@
-"""Zero-shot classification: which class name fits a latent best."""
+"""Zero-shot classification: which class name fits a picture best."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
+from torch import Tensor
 
-from encode_pipeline.latents.command import RequestError, Settings, to_yaml
-from eval.models import LatentClip, open_model
-from train.zero_shot import CLASSES_FILE, TEMPLATES_FILE, ZeroShotSet, best_classes
+from encode_pipeline.latents.spec import digest
+from eval import intervals
+from eval.evaluation import DonePart, Evaluation, EvaluationConfig, described, surroundings
+from eval.feed import Feed
+from eval.models import open_model
+from eval.picture_set import Part
+from eval.ways import Labels, open_subject
+from train.distributed import ranks_of_torchrun
+from train.zero_shot import CLASSES_FILE, TEMPLATES_FILE
+
+BEST = 5
+DECIMALS = 6
+"""Of a score: more would tell of the order in which a machine sums."""
 
 
-class ZeroShotConfig(Settings):
-    """A zero-shot evaluation on a labelled latent store."""
+class ZeroShotConfig(EvaluationConfig):
+    """A zero-shot evaluation on a labelled latent store or on labelled pictures."""
 
-    checkpoint: Path = Field(description="a checkpoint, or a training run's folder")
-    data: str = Field(description="a sealed latent store")
     classes: Path | None = Field(
         None,
-        description=f"folder with {CLASSES_FILE} and {TEMPLATES_FILE}; by default the labels that occur in the data, "
-        "and OpenCLIP's seven short templates",
+        description=f"folder with {CLASSES_FILE} and {TEMPLATES_FILE}; by default those beside the data, ImageNet's "
+        "where its classes occur, else the labels in the data and OpenCLIP's seven short templates",
     )
-    out: Path | None = Field(None, description="folder for result.json and predictions.jsonl")
-    version: str | None = Field(None, description="beginning of a fingerprint; by default the promoted or only version")
-    label: str = Field("class_name", description="the key of a sample's metadata that holds its class name")
-    view: int = Field(0, ge=0, description="which view of the pictures to look at")
-    batch_size: int = Field(64, gt=0)
+    label: str = Field("class_name", description="the key of a sample's metadata that holds its class name in a store")
 
 
 @dataclass(frozen=True)
@@ -41,55 +46,116 @@ class Prediction:
     shard: str
     key: str
     label: str
+    """Empty for a picture that an encoder refused together with its label."""
     top5: list[str]
+    """Empty for a damaged picture."""
+    scores: list[float] = field(default_factory=list)
+    """The cosines of the five."""
 
 
-@torch.inference_mode()
 def zero_shot(config: ZeroShotConfig) -> dict[str, Any]:
-    """Accuracy of a checkpoint over all samples of one view of a store."""
-    model = open_model(config.checkpoint)
-    if not isinstance(model, LatentClip):
-        raise RequestError(f"{config.checkpoint}: reads pictures, and data= holds latents")
-    run_folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
-    cache = (config.out or run_folder) / "cache"
-    pictures = ZeroShotSet(config.data, config.classes, model.spec, cache, config.label, config.view, config.version)
-    class_rows = model.embed_classes(pictures.names, pictures.templates)
-    names = pictures.names
-    predictions: list[Prediction] = []
-    for batch in pictures.batches(config.batch_size):
-        best = best_classes(model.embed_latents(batch.latents_bchw, model.spec), class_rows).tolist()
-        predictions += [
-            Prediction(batch.shard, key, names[label], [names[number] for number in ranks])
-            for key, label, ranks in zip(batch.keys, batch.labels, best, strict=True)
-        ]
-    result = {
-        "dataset": config.data,
-        "model": model.name,
-        "checkpoint": str(config.checkpoint),
-        "step": model.provenance.get("step"),
-        "task": "zeroshot_classification",
-        "fingerprint": pictures.version.fingerprint,
-        "classes": len(names),
-        "templates": len(pictures.templates),
-        "n": len(predictions),
-        "metrics": metrics(predictions),
-    }
-    if config.out is not None:
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "config.yaml").write_text(to_yaml(config))
-        (config.out / "predictions.jsonl").write_text("".join(json.dumps(vars(p)) + "\n" for p in predictions))
-        (config.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    return result
+    """How often a model finds the class of a picture, over all pictures of a data set."""
+    with ranks_of_torchrun() as ranks:
+        model = open_model(config.checkpoint)
+        subject = open_subject(config, model, ranks, Labels(config.label, config.classes))
+        assert subject.classes is not None
+        classes = subject.classes
+        shown = distinct(classes.names)
+        hashes = {"templates_sha256": digest(classes.templates), "names_sha256": digest(classes.names)}
+
+        @cache
+        def class_rows() -> Tensor:
+            rows: Tensor = model.embed_classes(classes.names, classes.templates)
+            return rows
+
+        def conclude(done: list[DonePart]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+            lines = [line for part in done for line in part.lines]
+            predictions = [Prediction(line["shard"], line["key"], line["label"], line["top5"]) for line in lines]
+            result = {
+                **described(model),
+                "task": "zeroshot_classification",
+                "metrics": metrics(predictions),
+                "intervals": metric_intervals(predictions, config.seed),
+                "classes": len(shown),
+                "templates": len(classes.templates),
+                "way": subject.way,
+                "data": subject.about,
+                "not_comparable": [*model.not_comparable, *subject.not_comparable],
+                **hashes,
+                **surroundings(model.device),
+            }
+            return result, lines
+
+        evaluation = Evaluation(
+            config=config,
+            request={
+                "task": "zeroshot_classification",
+                "weights": model.provenance["weights_sha256"],
+                "data": subject.identity,
+                "way": subject.way,
+                "view": config.view,
+                "label": config.label,
+                "seed": config.seed,
+                "batch_size": config.batch_size,
+                **hashes,
+            },
+            parts=subject.parts,
+            work=lambda part: classify(subject.feed, part, class_rows, shown),
+            conclude=conclude,
+        )
+        return evaluation.run(ranks)
+
+
+def classify(feed: Feed, part: Part, class_rows: Callable[[], Tensor], names: Sequence[str]) -> DonePart:
+    """The five best classes of each picture of a part, best first; all of them if there are fewer."""
+    lines: list[dict[str, Any]] = []
+    for batch in feed.batches(part):
+        rows: Iterator[tuple[list[int], list[float]]] = iter(())
+        if len(batch.features):
+            best = (batch.features @ class_rows().T).topk(min(BEST, len(names)))
+            rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        for item, damage in batch.items:
+            line = {"shard": part.name, "key": item.key, "label": "" if item.label is None else names[item.label]}
+            if damage is not None:
+                lines.append({**line, "top5": [], "scores": [], "damaged": damage.reason})
+                continue
+            numbers, values = next(rows)
+            top5 = [names[number] for number in numbers]
+            lines.append({**line, "top5": top5, "scores": [round(value, DECIMALS) for value in values]})
+    return DonePart(lines)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names of classes, each unlike the others: one that stands twice, as two of ImageNet's, gets its number."""
+    count = Counter(names)
+    return [f"{name} ({number})" if count[name] > 1 else name for number, name in enumerate(names)]
 
 
 def metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Top-1 and top-5 accuracy, and top-1 averaged over classes."""
-    right = [prediction.top5[0] == prediction.label for prediction in predictions]
-    by_class: dict[str, list[bool]] = {}
-    for prediction, hit in zip(predictions, right, strict=True):
-        by_class.setdefault(prediction.label, []).append(hit)
+    """Top-1 and top-5 accuracy, and top-1 averaged over the classes that occur."""
     return {
-        "acc1": float(np.mean(right)),
+        "acc1": float(np.mean([_is_right(prediction) for prediction in predictions])),
         "acc5": float(np.mean([prediction.label in prediction.top5 for prediction in predictions])),
-        "mean_per_class_recall": float(np.mean([np.mean(hits) for hits in by_class.values()])),
+        "mean_per_class_recall": float(np.mean([hits / total for hits, total in _by_class(predictions).values()])),
     }
+
+
+def metric_intervals(predictions: Sequence[Prediction], seed: int) -> dict[str, intervals.Interval]:
+    """The 95 % interval of each metric, by drawing pictures anew."""
+    total = len(predictions)
+    return {
+        "acc1": intervals.share(sum(map(_is_right, predictions)), total, seed),
+        "acc5": intervals.share(sum(prediction.label in prediction.top5 for prediction in predictions), total, seed),
+        "mean_per_class_recall": intervals.mean_share(_by_class(predictions), seed),
+    }
+
+
+def _is_right(prediction: Prediction) -> bool:
+    return prediction.top5[:1] == [prediction.label]
+
+
+def _by_class(predictions: Sequence[Prediction]) -> dict[str, tuple[int, int]]:
+    """Of every class that occurs, how many pictures are right and how many there are."""
+    totals = Counter(prediction.label for prediction in predictions if prediction.label)
+    hits = Counter(prediction.label for prediction in predictions if _is_right(prediction))
+    return {label: (hits[label], total) for label, total in totals.items()}

@@ -214,11 +214,23 @@ class Version:
 
     def sealed_shards(self) -> set[str]:
         """The shards that the manifest vouches for, those without a usable sample included."""
+        return self._sealed("shards")
+
+    def left_out(self) -> set[str]:
+        """The shards that had been planned, and that the version was sealed without."""
+        return self._sealed("left_out")
+
+    def _sealed(self, which: str) -> set[str]:
         try:
             about = json.loads((self.manifest().schema.metadata or {})[b"latents"])
-            return set(about["shards"])
+            return set(about[which])
         except (KeyError, ValueError, TypeError):
             raise StorageError(f"{self.storage.url(MANIFEST)}: damaged: does not list its shards") from None
+
+    def rejected(self, commit: ShardCommit) -> list[dict[str, str]]:
+        """Key, reason and detail of each sample that was refused in a shard."""
+        paths = [payload.path for payload in commit.payloads if payload.view is None]
+        return [json.loads(line) for path in paths for line in self.storage.read(path).splitlines()]
 
     def unreferenced(self) -> dict[str, int]:
         """Attempt folders that no commit refers to and none ever can, and files never finished, with their sizes.
