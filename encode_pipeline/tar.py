@@ -89,6 +89,11 @@ class TarReader:
             self._where = f"after {shown(member.name)}"
         self._expect_padding_alone()
 
+    @property
+    def position(self) -> int:
+        """How many bytes have been read: at a member, where its content begins."""
+        return self._position
+
     def content(self) -> bytes:
         """The content of the member that the iteration stands at; to be asked for once."""
         size, self._left = self._left, 0

@@ -16,6 +16,7 @@ from torch import Tensor
 from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import LatentSpec, SpecError, convert_scale
+from encode_pipeline.latents.storage import Storage
 from encode_pipeline.latents.store import Store
 
 CLASSES_FILE, TEMPLATES_FILE = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -59,6 +60,8 @@ class ZeroShotSet:
             raise RequestError(f"{self.version.storage.url()}: no samples to evaluate")
         if classes is not None:
             self.names, self.templates = read_classes(classes)
+            if len(set(self.names)) != len(self.names):
+                raise RequestError(f"{classes / CLASSES_FILE}: a class stands twice")
         found = self._names_in_data()
         if classes is not None:
             if strange := sorted(set(found) - set(self.names)):
@@ -159,23 +162,25 @@ def best_classes(image: Tensor, class_rows: Tensor) -> Tensor:
         return (image @ class_rows.T).topk(min(5, len(class_rows))).indices
 
 
-def read_classes(folder: Path) -> tuple[list[str], list[str]]:
-    """Class names and prompt templates from the two files that CLIP_benchmark uses."""
-    names, templates = (_lines(folder / file) for file in (CLASSES_FILE, TEMPLATES_FILE))
-    if len(set(names)) != len(names):
-        raise RequestError(f"{folder / CLASSES_FILE}: a class stands twice")
+def read_classes(folder: str | Path) -> tuple[list[str], list[str]]:
+    """Class names and prompt templates from the two files that CLIP_benchmark uses.
+
+    A name may stand twice, as two do in ImageNet's: such classes are told apart by their numbers alone.
+    """
+    files = Storage(folder)
+    names, templates = (_lines(files, file) for file in (CLASSES_FILE, TEMPLATES_FILE))
     if unfit := [template for template in templates if "{c}" not in template]:
-        raise RequestError(f"{folder / TEMPLATES_FILE}: {unfit[0]!r} has no {{c}} for the class name")
+        raise RequestError(f"{files.url(TEMPLATES_FILE)}: {unfit[0]!r} has no {{c}} for the class name")
     return names, templates
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise RequestError(f"{path}: no such file")
+def _lines(files: Storage, name: str) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in files.read(name).decode("utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise RequestError(f"{files.url(name)}: no such file") from None
     except UnicodeDecodeError:
-        raise RequestError(f"{path}: not UTF-8") from None
+        raise RequestError(f"{files.url(name)}: not UTF-8") from None
     if not lines:
-        raise RequestError(f"{path}: empty")
+        raise RequestError(f"{files.url(name)}: empty")
     return lines
