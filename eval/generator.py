@@ -1,11 +1,10 @@
-"""An SDXL-family diffusion pipeline as a thing that tells the noise in latents under a prompt; and a tiny one to test with.
+"""An SDXL-family pipeline as a thing that tells the noise in latents under a prompt; and a tiny one to try things with.
 
 Of eval/ the only file that imports diffusers. Nothing here samples, and nothing stops gradients: see denoise.py.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.vae import LoadedVae, load_vae
+from eval import tiny_generator as tiny
 from eval.denoise import Schedule
 
 PIXELS_A_CELL = 8
@@ -131,6 +131,11 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    classes: dict[str, Any] = {
+        "unet": UNet2DConditionModel,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
     local = name.startswith((".", "/", "~")) or Path(name).exists()
     where = str(Path(name).expanduser().absolute()) if local else name
     if local and not (Path(where) / "model_index.json").is_file():
@@ -143,11 +148,7 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
         options = {"use_safetensors": True, "output_loading_info": True, "local_files_only": local}
         models = {
             folder: _checked(f"generator: {name}: {folder}", *cls.from_pretrained(where, subfolder=folder, **options))
-            for folder, cls in (
-                ("unet", UNet2DConditionModel),
-                ("text_encoder", CLIPTextModel),
-                ("text_encoder_2", CLIPTextModelWithProjection),
-            )
+            for folder, cls in classes.items()
         }
         tokenizers = [
             CLIPTokenizer.from_pretrained(where, subfolder=folder, local_files_only=local)
@@ -230,47 +231,16 @@ def build_tiny_pipeline(folder: Path, seed: int = 0, vae_folder: Path | None = N
     if folder.exists():
         raise RequestError(f"{folder}: is there already")
     torch.manual_seed(seed)
-    width = 32
-    text = CLIPTextConfig(
-        hidden_size=width, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, projection_dim=width,
-        vocab_size=49408, bos_token_id=49406, eos_token_id=49407, hidden_act="gelu",
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=64, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=(2, 4),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2), use_linear_projection=True, cross_attention_dim=2 * width,
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + width,
-    )  # fmt: skip
-    scheduler = EulerAncestralDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing", steps_offset=1
-    )
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
-    random_vae = AutoencoderKL(
-        **blocks, block_out_channels=(8, 8, 8, 8), norm_num_groups=4, mid_block_add_attention=False
-    )
+    text = CLIPTextConfig(**tiny.TEXT_ENCODER)
     pipeline = StableDiffusionXLPipeline(
-        vae=load_vae(str(vae_folder)).model if vae_folder else random_vae,
+        vae=load_vae(str(vae_folder)).model if vae_folder else AutoencoderKL(**tiny.VAE),
         text_encoder=CLIPTextModel(text),
         text_encoder_2=CLIPTextModelWithProjection(text),
-        tokenizer=clip_tokenizer("<|endoftext|>"),
-        tokenizer_2=clip_tokenizer("!"),
-        unet=unet,
-        scheduler=scheduler,
+        tokenizer=tiny.clip_tokenizer("<|endoftext|>"),
+        tokenizer_2=tiny.clip_tokenizer("!"),
+        unet=UNet2DConditionModel(**tiny.UNET),
+        scheduler=EulerAncestralDiscreteScheduler(**tiny.SCHEDULER),
     )
     pipeline.save_pretrained(folder)
     index = folder / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), RANDOM: True}, indent=2) + "\n")
-
-
-def clip_tokenizer(pad: str) -> Any:
-    """CLIP's tokenizer as transformers has it, from the file that OpenCLIP ships. SDXL pads its second with `!`."""
-    import open_clip
-    from transformers import CLIPTokenizer
-
-    packed = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
-    merges = [tuple(line.split()) for line in gzip.decompress(packed.read_bytes()).decode().split("\n")[1:48895]]
-    letters = list(open_clip.tokenizer.bytes_to_unicode().values())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad)
