@@ -25,10 +25,9 @@ class ClassList:
 
 def listed_classes(classes: Path | None, folder: str | Path) -> ClassList | None:
     """The list that was asked for, else the one in the data set's folder, if it has one."""
-    files = Storage(classes or folder)
-    if classes is None and not files.exists(CLASSES_FILE):
+    if classes is None and not Storage(folder).exists(CLASSES_FILE):
         return None
-    return ClassList(*read_classes(classes or folder), files.url(CLASSES_FILE))
+    return ClassList(*read_classes(classes or folder), f"{classes or folder}/{CLASSES_FILE}")
 
 
 def imagenet_classes() -> ClassList:

@@ -46,15 +46,14 @@ def split_of(address: str) -> tuple[str, str] | None:
 
 def open_wds(address: str, root: str, split: str, classes: Path | None) -> PictureSet:
     """A data set of CLIP_benchmark: as many tars as `nshards.txt` says, no fewer and no more."""
-    files = Storage(split)
     try:
-        count = int(files.read(TAR_COUNT))
+        count = int(Storage(split).read(TAR_COUNT))
     except ValueError:
-        raise RequestError(f"{files.url(TAR_COUNT)}: not a number") from None
+        raise RequestError(f"{split}/{TAR_COUNT}: not a number") from None
     about = Storage(root)
-    if about.exists(KIND) and (kind := about.read(KIND).decode("utf-8", "replace").strip()) == "multilabel":
-        raise RequestError(f"{about.url(KIND)}: {kind}: pictures of several classes each are not evaluated here")
-    sources = _numbered_tars(split, count, f"{files.url(TAR_COUNT)} says {count}")
+    if about.exists(KIND) and about.read(KIND).strip() == b"multilabel":
+        raise RequestError(f"{root}/{KIND}: multilabel: pictures of several classes each are not evaluated here")
+    sources = _numbered_tars(split, count, f"{split}/{TAR_COUNT} says {count}")
     return _open(address, "wds", sources, listed_classes(classes, root))
 
 

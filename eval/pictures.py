@@ -23,12 +23,11 @@ def open_pictures(data: str, classes: Path | None = None) -> PictureSet:
     is_remote = "://" in address
     if not is_remote:
         address = str(Path(address).expanduser())
+    folder = Path(address)
+    if not folder.is_dir() and (address.endswith(".tar") or any(letter in address for letter in "*{")):
+        return open_tars(address, classes)
     if split := split_of(address):
         return open_wds(address, *split, classes)
-    folder = Path(address)
-    names_tars = address.endswith(".tar") or any(letter in address for letter in "*{")
-    if names_tars and not folder.is_dir():
-        return open_tars(address, classes)
     if is_remote or not folder.is_dir():
         raise RequestError(f"{data}: no picture set there; looked for {LAYOUTS}")
     root = class_root(folder)

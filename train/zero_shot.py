@@ -167,20 +167,20 @@ def read_classes(folder: str | Path) -> tuple[list[str], list[str]]:
 
     A name may stand twice, as two do in ImageNet's: such classes are told apart by their numbers alone.
     """
-    files = Storage(folder)
-    names, templates = (_lines(files, file) for file in (CLASSES_FILE, TEMPLATES_FILE))
+    names, templates = (_lines(folder, file) for file in (CLASSES_FILE, TEMPLATES_FILE))
     if unfit := [template for template in templates if "{c}" not in template]:
-        raise RequestError(f"{files.url(TEMPLATES_FILE)}: {unfit[0]!r} has no {{c}} for the class name")
+        raise RequestError(f"{folder}/{TEMPLATES_FILE}: {unfit[0]!r} has no {{c}} for the class name")
     return names, templates
 
 
-def _lines(files: Storage, name: str) -> list[str]:
+def _lines(folder: str | Path, name: str) -> list[str]:
     try:
-        lines = [line.strip() for line in files.read(name).decode("utf-8").splitlines() if line.strip()]
+        text = Storage(folder).read(name).decode("utf-8")
     except FileNotFoundError:
-        raise RequestError(f"{files.url(name)}: no such file") from None
+        raise RequestError(f"{folder}/{name}: no such file") from None
     except UnicodeDecodeError:
-        raise RequestError(f"{files.url(name)}: not UTF-8") from None
+        raise RequestError(f"{folder}/{name}: not UTF-8") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise RequestError(f"{files.url(name)}: empty")
+        raise RequestError(f"{folder}/{name}: empty")
     return lines
