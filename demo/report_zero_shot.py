@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from demo.charts import Counts
+from eval.report.classes import wilson
 from eval.zero_shot import Prediction, metrics
 
-Z_95 = 1.959964
 BOOTSTRAP_DRAWS = 10_000
 
 
@@ -60,14 +59,6 @@ def scores(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[st
         "color": counted("colour right", sum(color_of(a) == color_of(b) for a, b in first), 1, len(colors)),
         "shape": counted("shape right", sum(shape_of(a) == shape_of(b) for a, b in first), 1, len(shapes)),
     }
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share; unlike the textbook's, it holds near 0 and 1."""
-    share, z2 = hits / n, Z_95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mean_per_class_interval(predictions: Sequence[Prediction]) -> tuple[float, float]:

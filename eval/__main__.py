@@ -9,6 +9,7 @@ from typing import Any
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
 from eval.generated_imagenet import GenerateConfig
+from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
@@ -52,6 +53,16 @@ def show_generated(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"not in the data: {item}" for item in result["not_in_data"])])
 
 
+def run_report(config: ReportConfig) -> Mapping[str, Any]:
+    from eval.report.run import report
+
+    return report(config)
+
+
+def show_report(result: Mapping[str, Any]) -> str:
+    return "\n".join(result[kind] for kind in ("html", "md", "csv", "tex"))
+
+
 VERBS = {
     "models": Verb(ModelsConfig, list_models, "what checkpoint= takes, and the paper's pixel models", show=show_models),
     "zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify pictures by class names", show=show_evaluation),
@@ -60,6 +71,7 @@ VERBS = {
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
     ),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
+    "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }
 
 if __name__ == "__main__":

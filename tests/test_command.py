@@ -32,9 +32,15 @@ def _paint(settings: Paint) -> Mapping[str, Any]:
     return {"ok": settings.colour != "ugly", **settings.model_dump()}
 
 
+class Clear(Settings):
+    rooms: tuple[str, ...]
+    keep: str | list[str] = "nothing"
+
+
 VERBS = {
     "paint": Verb(Paint, _paint, "paint", "store"),
     "dry": Verb(Dry, lambda settings: settings.model_dump(), "dry", "store"),
+    "clear": Verb(Clear, lambda settings: settings.model_dump(), "clear", "rooms"),
 }
 
 
@@ -68,6 +74,9 @@ def test_command_line_outweighs_the_file_which_outweighs_defaults(
         (["paint", "wall", "layers=many"], 2, "layers='many'"),
         (["paint", "wall", "floor"], 2, "'floor' is not key=value"),
         (["paint", "wall", "layers=1", "layers=2"], 2, "layers is given twice"),
+        (["paint", "wall", "store=floor"], 2, "store is given twice"),
+        (["paint", "store=floor", "wall"], 2, "store is given twice"),
+        (["clear", "hall", "rooms=[attic]", "cellar"], 2, "rooms is given twice"),
         (["paint", "wall", "--config", "no.yaml"], 2, "no.yaml: no such config file"),
         (["paint", "wall", "colour=plaid"], 2, "colour=plaid: cannot be painted"),
         (["paint", "wall", "colour=wet"], 1, "still wet"),
@@ -84,6 +93,17 @@ def test_what_is_wrong_is_one_line(
 def test_text_is_taken_as_typed(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "paint", "store=0123", "colour=1e3", "layers=2", "--json")
     assert json.loads(out) == {"ok": True, "store": "0123", "colour": "1e3", "layers": 2, "deep": False}
+
+
+def test_a_list_takes_every_bare_word(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "clear", "hall", "keep=piano", "0123", "attic", "--json")
+    assert json.loads(out) == {"rooms": ["hall", "0123", "attic"], "keep": "piano"}
+    _, out, _ = call(capsys, "clear", "hall", "--json")
+    assert json.loads(out)["rooms"] == ["hall"]
+    _, out, _ = call(capsys, "clear", "rooms=[hall, attic]", "--json")
+    assert json.loads(out)["rooms"] == ["hall", "attic"]
+    assert call(capsys, "clear", "--help")[1].startswith("python -m house clear [ROOMS ...] ")
+    assert call(capsys, "paint", "--help")[1].startswith("python -m house paint [STORE] ")
 
 
 def test_a_bad_file_names_itself_and_the_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

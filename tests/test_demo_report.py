@@ -15,7 +15,7 @@ pytest.importorskip("jinja2")
 from demo import charts
 from demo.report_flow import MEANING
 from demo.report_run import read_run
-from demo.report_zero_shot import confusion_counts, examples, mean_per_class_interval, scores, wilson
+from demo.report_zero_shot import confusion_counts, examples, mean_per_class_interval, scores
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.preview import svg
@@ -25,6 +25,7 @@ from encode_pipeline.preview.rgb import fit_rgb_map, latents_to_rgb
 from encode_pipeline.preview.show import psnr
 from encode_pipeline.records import Reason
 from encode_pipeline.vae import load_vae
+from eval.report.classes import wilson
 from eval.zero_shot import Prediction
 
 NAMES = ["red <ring>", "red star", "blue <ring>", "blue star"]

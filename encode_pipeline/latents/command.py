@@ -52,7 +52,7 @@ class Verb:
     """Gets the settings, returns what `--json` prints; `ok: False` in it means exit status 1."""
     help: str
     argument: str | None = None
-    """The key that a bare first argument sets."""
+    """The key that a bare argument sets; where it holds a list, all bare words together."""
     show: Callable[[Mapping[str, Any]], str] | None = None
     """Turns the result into the text a person reads; without it the result is printed key by key."""
     watch: Callable[[Any], Iterator[Mapping[str, Any]]] | None = None
@@ -137,6 +137,7 @@ def parse(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default:
     verb = verbs[name]
     flags: dict[str, Any] = {"json": False, "print_config": False, "config": None}
     overrides: dict[str, Any] = {}
+    bare: list[str] = []
     while words:
         word = words.pop(0)
         if word in ("--json", "--print-config"):
@@ -159,10 +160,14 @@ def parse(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default:
         elif "=" in word and word.partition("=")[0].isidentifier():
             key, _, value = word.partition("=")
             _set(overrides, key, value, _is_text(verb, key))
-        elif verb.argument is not None and verb.argument not in overrides:
-            overrides[verb.argument] = word
+        elif verb.argument is not None and (not bare or _is_list(verb, verb.argument)):
+            bare.append(word)
         else:
             raise RequestError(f"{word!r} is not key=value, and {package} {name} takes no such argument")
+    if verb.argument is not None and bare:
+        if overrides.get(verb.argument) is not None:
+            raise RequestError(f"{verb.argument} is given twice")
+        overrides[verb.argument] = bare if _is_list(verb, verb.argument) else bare[0]
     config = Path(str(flags["config"])) if flags["config"] is not None else None
     return Request(name, config, overrides, flags["json"], flags["print_config"])
 
@@ -239,12 +244,20 @@ def usage(package: str, verbs: Mapping[str, Verb]) -> str:
 
 def describe(package: str, name: str, verb: Verb) -> str:
     """The page that `VERB --help` prints: each key, its default and what it is for."""
-    argument = f" [{verb.argument.upper()}]" if verb.argument else ""
+    argument = ""
+    if verb.argument:
+        argument = f" [{verb.argument.upper()}{' ...' if _is_list(verb, verb.argument) else ''}]"
     lines = [f"python -m {package} {name}{argument} [key=value ...]: {verb.help}", ""]
     for key, field in sorted(verb.settings.model_fields.items(), key=lambda item: not item[1].is_required()):
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
         lines.append(f"  {key} ({default})" + (f": {field.description}" if field.description else ""))
     return "\n".join(lines)
+
+
+def _is_list(verb: Verb, key: str) -> bool:
+    """Whether a key takes several values."""
+    annotation = verb.settings.model_fields[key].annotation
+    return any(typing.get_origin(kind) in (list, tuple) for kind in (annotation, *typing.get_args(annotation)))
 
 
 def _is_text(verb: Verb, key: str) -> bool:
