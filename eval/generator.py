@@ -99,7 +99,7 @@ class Generator:
         assert pooled is not None
         return Prompts(torch.cat(hidden, dim=-1), pooled)
 
-    def eps(self, x_bchw: Tensor, t: float, prompts: Prompts) -> Tensor:
+    def eps(self, x_bchw: Tensor, t: float | Tensor, prompts: Prompts) -> Tensor:
         """The noise that the UNet sees in what it reads (latents over √(σ²+1)), in float32."""
         batch, _, height, width = x_bchw.shape
         size = [PIXELS_A_CELL * height, PIXELS_A_CELL * width]
@@ -109,7 +109,7 @@ class Generator:
         }
         seen: Tensor = self.unet(
             x_bchw.to(self.device, self.dtype),
-            torch.tensor(t, device=self.device, dtype=torch.float32),
+            torch.as_tensor(t, device=self.device, dtype=torch.float32),
             encoder_hidden_states=prompts.hidden_btd,
             added_cond_kwargs=conditions,
             return_dict=False,
