@@ -62,7 +62,7 @@ class Schedule:
     def level(self, t: float) -> Level:
         """The level at a time, between two that the model was trained on by their logarithms, as ComfyUI has it."""
         sigma = np.exp(np.interp(t, np.arange(len(self.log_sigmas)), self.log_sigmas))
-        return Level(float(t), float(f"{sigma:.7g}"))  # the same number on every machine, for it goes into fingerprints
+        return Level(float(t), float(f"{sigma:.9g}"))  # the same number on every machine, for it goes into fingerprints
 
     def trailing(self, steps: int, share: float = 1.0) -> list[Level]:
         """So many steps evenly down from a share of the schedule, as diffusers spaces them for SDXL-Turbo."""

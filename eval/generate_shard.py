@@ -32,11 +32,12 @@ from encode_pipeline.records import Reason, ShardReport
 from encode_pipeline.scratch import scratch_folder
 from encode_pipeline.sources import open_source
 from encode_pipeline.stages import Stopwatch
-from encode_pipeline.tar import PIECE, TarError
+from encode_pipeline.tar import PIECE
 from encode_pipeline.work import RunEnded
 from eval.denoise import Level, denoise, guided
-from eval.generated_imagenet import NO_CLASS, GenerateConfig, Labels, class_of, shard_of
+from eval.generated_imagenet import GenerateConfig, shard_of
 from eval.generator import Generator, Prompts, load_generator
+from eval.labelled_latents import Labels
 
 
 def loaded(config: GenerateConfig) -> Generator:
@@ -69,7 +70,8 @@ class ShardGenerator:
                 was = f"the generator {generator.name} is not the one of version {version.fingerprint}"
                 raise SpecError(f"{was}, {self._made['generator']}: another {fact}")
         self._data = Store(config.data).version(self._made["from"])
-        self._labels = Labels.of(version)
+        labels = Labels.of(version)
+        self._templates, self._numbers = labels.templates, {name: number for number, name in enumerate(labels.names)}
         self._levels = [Level(**level) for level in self._made["levels"]]
         self.device = generator.device.type
         self._closed = threading.Event()
@@ -111,23 +113,16 @@ class ShardGenerator:
 
     def _item(self, shard: LatentShard, index: int, source: SourceShard) -> Item:
         key, record, origin = shard.keys[index], shard.metadata(index), shard_of(source)
-        name, seed = class_of(record), self._made["seed"]
-        if name is None:
-            raise TarError(f"{source.uri}: {key}: {NO_CLASS}")
+        about, seed = record["metadata"], self._made["seed"]
 
         def chance(purpose: str) -> int:
             return seed_of(seed, origin, key, self._made["view"], purpose)
 
-        template = chance("template") % len(self._labels.templates)
-        prompt = self._labels.templates[template].format(c=name)
-        label = record["metadata"].get("label")
-        if self._labels.names is not None and label is None:
-            if name not in self._labels.names:
-                raise TarError(f"{source.uri}: {key}: its class {name!r} is not in the class list")
-            label = self._labels.names.index(name)
+        template = chance("template") % len(self._templates)
+        prompt = self._templates[template].format(c=about["class_name"])
         metadata = {
-            "class_name": name,
-            **({} if label is None else {"label": label}),
+            "class_name": about["class_name"],
+            "label": about.get("label", self._numbers[about["class_name"]]),  # two classes may have one name
             "prompt": prompt,
             "template": template,
             "noise": self._made["noise"],
@@ -135,7 +130,7 @@ class ShardGenerator:
             "seed": seed,
             "original": {"key": key, "shard": origin, "fingerprint": self._data.fingerprint},
         }
-        about = {
+        made = {
             "source": source.uri,
             "view": 0,
             "original_size": record.get("original_size"),
@@ -145,7 +140,7 @@ class ShardGenerator:
         noises = [
             posterior_noise(chance(f"noise {number}"), self.version.spec.shape) for number in range(len(self._levels))
         ]
-        return Item(key, shard.latent(index), prompt, noises, about)
+        return Item(key, shard.latent(index), prompt, noises, made)
 
     def _generated(self, items: Sequence[Item]) -> list[Latent]:
         if self._closed.is_set():

@@ -7,29 +7,24 @@ a store, or pictures encoded on the way             a latent store, committed sh
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from encode_pipeline.config import EngineSettings, PositiveInt
-from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import REJECTED_LIST, SourceShard
-from encode_pipeline.latents.spec import LatentSpec, Scale, VaeIdentity, canonical_json, digest
+from encode_pipeline.latents.spec import LatentSpec, Scale, canonical_json, digest
 from encode_pipeline.latents.store import Store, Version
 
 if TYPE_CHECKING:
-    from encode_pipeline.vae import LoadedVae
     from encode_pipeline.work import ShardWork
     from eval.generator import Generator
+    from eval.labelled_latents import Labels
 
-CLASSES = "classes.json"
-"""In the version's folder: the class names, where they are known, and the templates."""
-NO_CLASS = "no class_name in its metadata, so there is no prompt for it"
 USUAL = {"workflow": (2, 1.1, "text, watermark"), "literal": (1, 0.0, "")}
 """Steps, guidance and negative prompt of each reading: the authors' workflow, and SDXL-Turbo's own way."""
 
@@ -98,50 +93,41 @@ class GenerateConfig(EngineSettings):
         return ShardGenerator(loaded(self), Store(self.out).version(fingerprint), self)
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The class names, if it is known which there are, and the prompts to put them in."""
-
-    names: list[str] | None
-    templates: list[str]
-
-    @classmethod
-    def of(cls, version: Version) -> Labels:
-        """Those that a generated version was made with."""
-        about = json.loads(version.storage.read(CLASSES))
-        return cls(about["names"], about["templates"])
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"names": self.names, "templates": self.templates}
-
-
 def generate_imagenet(config: GenerateConfig) -> dict[str, Any]:
     """Generates what is still missing. Running it again goes on where it stopped."""
     from encode_pipeline.run import do_shards
     from eval.generate_shard import ShardGenerator, loaded
+    from eval.generator import load_generator
+    from eval.labelled_latents import CLASSES, labelled_latents, rows_of
 
-    generator = loaded(config)
-    data, labels = _latents(config, generator)
-    sources = sources_of(data, config)
+    is_local = config.engine == "local"
+    generator = loaded(config) if is_local else load_generator(config.generator)  # on Ray, GPUs are the actors'
+    data, labels = labelled_latents(config, generator)
+    rows = rows_of(data, config.view)[: config.limit]
+    sources = [SourceShard(data.storage.url(row["path"]), row["size"], sha256=row["sha256"]) for row in rows]
     spec = spec_of(config, data, generator, labels)
     config = config.model_copy(update={"data": data.storage.url().removesuffix(f"/{data.fingerprint}")})
     version = Store(config.out).create(spec)
     version.storage.create(CLASSES, canonical_json(labels.to_dict(), indent=1))
-    result = do_shards(sources, version, config, lambda: ShardGenerator(generator, version, config))
+    open_work = partial(ShardGenerator, generator, version, config) if is_local else None
+    del generator
+    result = do_shards(sources, version, config, open_work)
     done = version.done()
     made = [source.name for source in sources if source.name in done]
-    rejected, lacking = refusals(version, made), refusals(data, [shard_of(source) for source in sources])
-    if result["ok"] and config.limit is None:
+    items = sum(commit.encoded for commit in version.commits(made))
+    gone_over = data.sealed_shards() if config.limit is None else map(shard_of, sources)
+    rejected, lacking = refusals(version, made), refusals(data, gone_over)
+    if result["ok"] and config.limit is None and items:
         version.seal()
     return {
         **result,
         "ok": result["ok"] and not rejected and not lacking,
-        "items": sum(commit.encoded for commit in version.commits(made)),
+        "items": items,
         "rejected_items": rejected,
         "not_in_data": lacking,
         "sealed": version.sealed,
         "levels": spec.recipe["generated"]["levels"],
-        "not_comparable": generator.not_comparable,
+        "not_comparable": spec.recipe["generated"]["not_comparable"],
     }
 
 
@@ -179,35 +165,12 @@ def spec_of(config: GenerateConfig, data: Version, generator: Generator, labels:
     )
 
 
-def sources_of(data: Version, config: GenerateConfig) -> list[SourceShard]:
-    """The tars of `data` that are to be gone over."""
-    where, rows = data.storage.url(), data.manifest().to_pylist()
-    if config.view >= data.spec.views:
-        raise RequestError(f"view={config.view}: {where} has {data.spec.views} views, from 0")
-    rows = [row for row in rows if row["view"] == config.view and row["samples"]][: config.limit]
-    if not rows:
-        raise RequestError(f"{where}: no samples to start from")
-    with (  # one of them, before much is made of many
-        tempfile.TemporaryDirectory(prefix="generate-") as scratch,
-        ShardCache(data, Path(scratch)).open(rows[0]) as shard,
-    ):
-        if class_of(shard.metadata(0)) is None:
-            raise RequestError(f"{data.storage.url(rows[0]['path'])}: {shard.keys[0]}: {NO_CLASS}")
-    return [SourceShard(data.storage.url(row["path"]), row["size"], sha256=row["sha256"]) for row in rows]
-
-
-def class_of(record: Mapping[str, Any]) -> str | None:
-    """The class name in a sample's record."""
-    name = record.get("metadata", {}).get("class_name")
-    return name if isinstance(name, str) else None
-
-
 def shard_of(source: SourceShard) -> str:
     """The shard in `data` that a tar of it belongs to, wherever that store lies."""
     return source.uri.split("/")[-3]
 
 
-def refusals(version: Version, shards: Sequence[str]) -> list[str]:
+def refusals(version: Version, shards: Iterable[str]) -> list[str]:
     """The samples of some shards that have no latent, and why."""
     found = []
     for commit in version.commits(shards):
@@ -216,54 +179,3 @@ def refusals(version: Version, shards: Sequence[str]) -> list[str]:
                 lines = map(json.loads, version.storage.read(payload.path).splitlines())
                 found += [f"{line['key']}: {line['reason']} {line['detail']}".strip() for line in lines]
     return found
-
-
-def _latents(config: GenerateConfig, generator: Generator) -> tuple[Version, Labels]:
-    """What to start from, as a sealed version of latents that the generator understands."""
-    import open_clip
-
-    from encode_pipeline.vae import load_vae
-    from train.zero_shot import read_classes
-
-    own = load_vae(config.vae) if config.vae else generator.load_vae()
-    store = Store(config.data)
-    if not store.versions():
-        return _encoded(config, own)
-    version = store.version(config.version)
-    _check_latents(version, own.identity, generator, is_named=config.vae is not None)
-    if config.classes is not None:
-        return version, Labels(*read_classes(config.classes))
-    return version, Labels(None, [template("{c}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES])
-
-
-def _encoded(config: GenerateConfig, vae: LoadedVae) -> tuple[Version, Labels]:
-    from eval.encoded import encoded
-    from eval.pictures import open_pictures
-
-    try:
-        pictures = open_pictures(config.data, config.classes)
-    except RequestError as error:
-        raise RequestError(f"{error}, or a latent store") from None
-    pictures.require_labels()
-    spec = LatentSpec(
-        vae=vae.identity,
-        posterior="sample" if vae.has_spread else "mean",
-        shape=vae.latent_shape(config.image_size),
-        image_size=config.image_size,
-        views=1,
-        recipe={},
-        seed=0,
-    )
-    how = {name: getattr(config, name) for name in ("engine", "actors", "gpus_per_actor")}
-    version = encoded(pictures, spec, config.vae or vae.identity.name, config.cache, how=how)
-    return version, Labels(pictures.names, pictures.templates)
-
-
-def _check_latents(version: Version, vae: VaeIdentity, generator: Generator, is_named: bool) -> None:
-    """Refuses latents that the generator cannot be meant for."""
-    where, spec = version.storage.url(), version.spec
-    if spec.vae.weights_sha256 != vae.weights_sha256:
-        hint = "" if is_named else "; if its latents are in the generator's space all the same, name it with vae="
-        raise RequestError(f"{where}: latents of the VAE {spec.vae.name}, not of {vae.name}{hint}")
-    if spec.shape[0] != generator.channels:
-        raise RequestError(f"{where}: latents of {spec.shape[0]} channels; {generator.name} makes {generator.channels}")

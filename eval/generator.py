@@ -140,6 +140,9 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
     where = str(Path(name).expanduser().absolute()) if local else name
     if local and not (Path(where) / "model_index.json").is_file():
         raise RequestError(f"generator: {name}: no diffusers pipeline here (no model_index.json)")
+    parts = (*classes, "tokenizer", "tokenizer_2", "scheduler")
+    if local and (missing := [part for part in parts if not (Path(where) / part).is_dir()]):
+        raise RequestError(f"generator: {name}: no {missing[0]} in this pipeline")
     try:
         index = StableDiffusionXLPipeline.load_config(where, local_files_only=local)
         kind = str(index.get("_class_name"))
