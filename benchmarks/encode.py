@@ -14,6 +14,7 @@ from benchmarks.settings import BenchmarkConfig
 from demo.run import VAE
 from demo.world import WorldSpec, write_world
 from encode_pipeline.config import EncodeConfig
+from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.latents.store import Store
 from encode_pipeline.run import prepare
 from encode_pipeline.run_local import run_local
@@ -45,7 +46,7 @@ def measure(config: BenchmarkConfig) -> dict[str, Any]:
             nonlocal count
             count += 1
             version = Store(root / f"store{count}").create(prepared.spec)
-            list(run_local(prepared.sources, version, prepared.vae, encode_config))
+            list(run_local(prepared.sources, ShardEncoder(prepared.vae, version, encode_config), encode_config))
             return PICTURES * VIEWS
 
         return paired(

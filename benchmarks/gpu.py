@@ -31,7 +31,7 @@ from benchmarks.training import TrainingConfig
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.devices import Kernels
-from encode_pipeline.encode_shard import BATCHES_IN_FLIGHT
+from encode_pipeline.encode_shard import BATCHES_IN_FLIGHT, ShardEncoder
 from encode_pipeline.encoder import LatentEncoder, StartedBatch
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.status import Tally
@@ -204,7 +204,7 @@ def measure_pipeline(vae: LoadedVae, config: GpuConfig) -> dict[str, Any]:
         version = Store(root / "store").create(spec_of(settings, vae))
         sources = find_sources(settings.source)
         tally, listener = Tally(settings.views), Moments()
-        for outcome in run_local(sources, version, vae, settings, listener):
+        for outcome in run_local(sources, ShardEncoder(vae, version, settings), settings, listener):
             assert isinstance(outcome, ShardReport), outcome
             tally.add(outcome.commit)
         moments = listener.moments

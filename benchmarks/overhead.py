@@ -18,6 +18,7 @@ from benchmarks.settings import BenchmarkConfig
 from demo.run import VAE
 from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig, PositiveInt
+from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.store import Store
 from encode_pipeline.randomness import posterior_noise
@@ -73,7 +74,9 @@ def measure(config: OverheadConfig) -> dict[str, Any]:
         def pipeline() -> None:
             with tempfile.TemporaryDirectory(dir=root) as out:
                 version = Store(out).create(spec)
-                outcomes = run_local(prepared.sources, version, prepared.vae, encode_config)
+                outcomes = run_local(
+                    prepared.sources, ShardEncoder(prepared.vae, version, encode_config), encode_config
+                )
                 encoded.append(sum(views_of(outcome, config.views) for outcome in outcomes))
 
         works = {"decode and augment": decode_and_augment, "VAE": encode, "pipeline": pipeline}

@@ -14,6 +14,7 @@ from benchmarks.paired import paired
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.settings import BenchmarkConfig, Pictures
 from encode_pipeline.config import EncodeConfig, PositiveInt
+from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.store import Store
 from encode_pipeline.records import ShardReport
@@ -58,7 +59,9 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
         def ours() -> int:
             with tempfile.TemporaryDirectory(dir=root) as out:
                 version = Store(out).create(prepared.spec)
-                outcomes = list(run_local(prepared.sources, version, prepared.vae, encode_config))
+                outcomes = list(
+                    run_local(prepared.sources, ShardEncoder(prepared.vae, version, encode_config), encode_config)
+                )
                 return sum(views_of(outcome, config.views) for outcome in outcomes)
 
         return paired({"straightforward": afternoon, "this pipeline": ours}, config.rounds, unit="views")

@@ -10,6 +10,7 @@ import encode_pipeline.augment
 import encode_pipeline.vae  # noqa: F401  # imported before the first look at memory, as is all else that is heavy
 from benchmarks.process import forget_peak, resident
 from encode_pipeline.config import EncodeConfig
+from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.latents.command import build, read_yaml
 from encode_pipeline.latents.store import Store
 from encode_pipeline.records import ShardReport
@@ -25,7 +26,7 @@ def main(path: Path) -> dict[str, object]:
     prepared = prepare(config)
     version = Store(config.store).create(prepared.spec)
     after, encoded = [], 0
-    for outcome in run_local(prepared.sources, version, prepared.vae, config):
+    for outcome in run_local(prepared.sources, ShardEncoder(prepared.vae, version, config), config):
         if not isinstance(outcome, ShardReport):
             raise SystemExit(f"error: {outcome.source.uri}: {outcome.error}")
         encoded += outcome.commit.encoded

@@ -6,31 +6,24 @@ import errno
 import traceback
 from collections.abc import Callable
 
-from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encode_shard import encode_shard
-from encode_pipeline.encoder import EncoderClosed, LatentEncoder
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import SpecError
-from encode_pipeline.latents.store import Version
 from encode_pipeline.read import TarError
 from encode_pipeline.records import Blame, CalledBack, FailedAttempt, ShardReport, describe_error
 from encode_pipeline.sources import SourceChanged
+from encode_pipeline.work import RunEnded, ShardWork
 
 
 def attempt_shard(
-    source: SourceShard,
-    version: Version,
-    encoder: LatentEncoder,
-    config: EncodeConfig,
-    tell: Callable[[int], None] = lambda views: None,
+    source: SourceShard, work: ShardWork, tell: Callable[[int], None] = lambda latents: None
 ) -> ShardReport | FailedAttempt:
     """A shard's report, or what went wrong. Only what is wrong with the whole run raises."""
     try:
-        if version.is_done(source.name):  # by another driver, or by a try whose answer was lost
-            return ShardReport(version.commit(source.name), won=False)
-        return encode_shard(source, version, encoder, config, tell)
-    except (SpecError, EncoderClosed):
+        if work.version.is_done(source.name):  # by another driver, or by a try whose answer was lost
+            return ShardReport(work.version.commit(source.name), won=False)
+        return work.do(source, tell)
+    except (SpecError, RunEnded):
         raise
     except Exception as error:  # whatever it was, it was this shard's: the others go on
         blame = blame_for(error)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,10 +15,48 @@ from encode_pipeline.latents.spec import LatentSpec, Scale, VaeIdentity
 from encode_pipeline.recipe import ViewRecipe, read_recipe
 from encode_pipeline.sources import split_name
 
+if TYPE_CHECKING:
+    from encode_pipeline.work import ShardWork
+
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
-class EncodeConfig(Settings):
+class EngineSettings(Settings):
+    """How an engine gets a run's work done. Subclasses say what is done with a shard."""
+
+    engine: Literal["local", "ray"] = Field("local", description="this process, or actors on a Ray cluster")
+    actors: PositiveInt | None = Field(
+        None,
+        description="Ray actors; by default as many as the cluster has GPUs for, now and later. "
+        "On a cluster that grows when asked, say how many",
+    )
+    gpus_per_actor: float = Field(1.0, ge=0, description="share of a GPU that an actor holds; 0 runs on CPUs")
+    gpu_hour_price: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="dollars for an hour of one GPU; a run then says what latents cost"
+    )
+    max_attempts: PositiveInt = Field(3, description="tries at a tar before it is given up on and reported")
+    scratch: Path | None = Field(None, description="local folder for shards in the making; the system's by default")
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _a_share_or_whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("must be a share of one GPU, or a whole number of them")
+        return value
+
+    @field_validator("scratch")
+    @classmethod
+    def _writable_scratch(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
+            raise ValueError("no folder that can be written to")
+        return None if value is None else value.absolute()
+
+    @abstractmethod
+    def open_work(self, fingerprint: str, cores: int | None = None) -> ShardWork:
+        """Loads what the shards of a version are made with, in a process of so many cores. Actors call it."""
+
+
+class EncodeConfig(EngineSettings):
     """A run of the encoder. The first block decides what the bytes mean; the rest only how they are made."""
 
     vae: str = Field(
@@ -52,16 +91,6 @@ class EncodeConfig(Settings):
     store: str = Field(description="folder of the latent store: a path, s3://…, gs://…")
     limit: PositiveInt | None = Field(None, description="encode only the first so many tars")
 
-    engine: Literal["local", "ray"] = Field("local", description="this process, or actors on a Ray cluster")
-    actors: PositiveInt | None = Field(
-        None,
-        description="Ray actors; by default as many as the cluster has GPUs for, now and later. "
-        "On a cluster that grows when asked, say how many",
-    )
-    gpus_per_actor: float = Field(1.0, ge=0, description="share of a GPU that an actor holds; 0 runs on CPUs")
-    gpu_hour_price: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="dollars for an hour of one GPU; a run then says what latents cost"
-    )
     batch_size: PositiveInt = Field(16, description="views encoded at once")
     kernels: Literal["auto", "fused", "compiled", "plain"] = Field(
         "auto",
@@ -71,8 +100,6 @@ class EncodeConfig(Settings):
     threads: PositiveInt | None = Field(
         None, description="threads that decode and augment, in each process; by default one a core, 8 at most"
     )
-    max_attempts: PositiveInt = Field(3, description="tries at a tar before it is given up on and reported")
-    scratch: Path | None = Field(None, description="local folder for shards in the making; the system's by default")
 
     @field_validator("source", mode="before")
     @classmethod
@@ -94,13 +121,6 @@ class EncodeConfig(Settings):
         except RequestError as error:
             raise ValueError(str(error)) from None
 
-    @field_validator("gpus_per_actor")
-    @classmethod
-    def _a_share_or_whole(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError("must be a share of one GPU, or a whole number of them")
-        return value
-
     @field_validator("store")
     @classmethod
     def _absolute_store(cls, value: str) -> str:
@@ -112,19 +132,21 @@ class EncodeConfig(Settings):
         path = Path(value).expanduser()
         return str(path.absolute()) if path.is_dir() else value  # else it is a hub id, or refused when it is loaded
 
-    @field_validator("scratch")
-    @classmethod
-    def _writable_scratch(cls, value: Path | None) -> Path | None:
-        if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
-            raise ValueError("no folder that can be written to")
-        return None if value is None else value.absolute()
-
     @field_validator("image_size")
     @classmethod
     def _eighths(cls, value: int) -> int:
         if value % 8:
             raise ValueError("must be a multiple of 8")
         return value
+
+    def open_work(self, fingerprint: str, cores: int | None = None) -> ShardWork:
+        # Seconds of imports, and more than a driver of weeks should hold.
+        from encode_pipeline.encode_shard import ShardEncoder
+        from encode_pipeline.latents.store import Store
+        from encode_pipeline.vae import load_vae
+
+        version = Store(self.store).version(fingerprint)
+        return ShardEncoder(load_vae(self.vae), version, self.model_copy(update={"threads": self.threads or cores}))
 
     @property
     def decode_threads(self) -> int:

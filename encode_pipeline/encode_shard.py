@@ -1,4 +1,4 @@
-"""THE loop: one source tar in, one committed shard of latents out. Every engine calls it.
+"""THE loop: one source tar in, one committed shard of latents out. Every engine calls it, as `ShardEncoder`.
 
     read ─▶ decode + augment ─▶ encode ─▶ write ─▶ check ─▶ publish ─▶ commit
     a thread   threads          this one   a thread  └── while the next shard is encoded ──┘
@@ -34,6 +34,7 @@ from encode_pipeline.records import Reason, Rejected, Sample, ShardReport, Viewe
 from encode_pipeline.scratch import scratch_folder
 from encode_pipeline.sources import open_source
 from encode_pipeline.stages import Behind, Stopwatch, WorkAhead
+from encode_pipeline.vae import LoadedVae
 
 BATCHES_IN_FLIGHT = 2
 COMPRESSED_BYTES = 256 << 20
@@ -55,6 +56,21 @@ class EncodedSample:
     viewed: ViewedSample
     latents: list[Latent]
     broken_view: int | None
+
+
+class ShardEncoder:
+    """The encoder's work, as engines are handed it."""
+
+    def __init__(self, vae: LoadedVae, version: Version, config: EncodeConfig) -> None:
+        self.version, self._config = version, config
+        self.encoder = LatentEncoder(vae, version.spec, config.batch_size, kernels=config.kernels)
+        self.device = self.encoder.device.type
+
+    def do(self, source: SourceShard, tell: Callable[[int], None]) -> ShardReport:
+        return encode_shard(source, self.version, self.encoder, self._config, tell)
+
+    def close(self) -> None:
+        self.encoder.close()
 
 
 def encode_shard(

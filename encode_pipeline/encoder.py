@@ -21,6 +21,7 @@ from encode_pipeline.latents.writer import Latent
 from encode_pipeline.records import Pixels
 from encode_pipeline.stages import Stopwatch
 from encode_pipeline.vae import PIXELS, LoadedVae, posterior
+from encode_pipeline.work import RunEnded
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -46,10 +47,6 @@ class Turn:
             self._encoder.free_since = time.perf_counter()
             self._mine = False
             self._encoder.free.release()
-
-
-class EncoderClosed(Exception):
-    """The run has ended, and with it whatever was still being encoded."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ class LatentEncoder:
     def check_open(self) -> None:
         """Raises if the run has ended."""
         if self.closed.is_set():
-            raise EncoderClosed
+            raise RunEnded
 
     def close(self) -> None:
         """Encodes nothing more."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from encode_pipeline.config import EncodeConfig
+from encode_pipeline.config import EncodeConfig, EngineSettings
 from encode_pipeline.latents.command import RequestError, to_yaml
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec
@@ -21,6 +22,7 @@ from encode_pipeline.sources import find_sources
 
 if TYPE_CHECKING:
     from encode_pipeline.vae import LoadedVae
+    from encode_pipeline.work import ShardWork
 
 
 @dataclass(frozen=True)
@@ -96,38 +98,52 @@ def plan(config: EncodeConfig) -> dict[str, Any]:
 
 def run(config: EncodeConfig) -> dict[str, Any]:
     """Encodes every source shard that has no commit yet. Running it again goes on where it stopped."""
-    sources, vae = find_sources(config.source, config.limit), None
+    sources = find_sources(config.source, config.limit)
     if config.engine == "ray":
-        spec = spec_by_child(config)
-    else:
-        vae, spec = load(config)
+        return do_shards(sources, Store(config.store).create(spec_by_child(config)), config)
+    from encode_pipeline.encode_shard import ShardEncoder
+
+    vae, spec = load(config)
     version = Store(config.store).create(spec)
+    return do_shards(sources, version, config, lambda: ShardEncoder(vae, version, config))
+
+
+def do_shards(
+    sources: list[SourceShard],
+    version: Version,
+    config: EngineSettings,
+    open_work: Callable[[], ShardWork] | None = None,
+) -> dict[str, Any]:
+    """Commits every source shard that has no commit yet, with the engine that was asked for.
+
+    `open_work` makes ready what is done in this process, with models that are loaded already; actors load their own.
+    """
     missing = version.missing(sources)
     if missing and version.sealed:
         raise RequestError(
             f"{version.storage.url()}: sealed, and {len(missing)} of these shards are not in it; "
-            "encode them into another store"
+            "take another store for them"
         )
     _check_collections(sources, version)
-    progress = Progress(len(missing), spec.views)
+    progress = Progress(len(missing), version.spec.views)
     if missing:
         folder = f"runs/{uuid.uuid4().hex}"
         version.record_plan(sources)
         version.storage.create(f"{folder}/settings.yaml", to_yaml(config).encode())
         log = RunLog(version.storage, folder)
         gpus, price = _gpus_of_an_encoder(config), config.gpu_hour_price
-        with Progress(len(missing), spec.views, log, gpus=gpus, gpu_hour_price=price) as progress:
-            _do(missing, version, vae, config, progress)
+        with Progress(len(missing), version.spec.views, log, gpus=gpus, gpu_hour_price=price) as progress:
+            _do(missing, version, config, open_work, progress)
     return {
         "ok": not progress.failures,
-        "store": config.store,
+        "store": version.storage.url().removesuffix(f"/{version.fingerprint}"),
         "fingerprint": version.fingerprint,
         "already_done": len(sources) - len(missing),
         **progress.summary(),
     }
 
 
-def _gpus_of_an_encoder(config: EncodeConfig) -> float:
+def _gpus_of_an_encoder(config: EngineSettings) -> float:
     if config.engine == "ray":
         return config.gpus_per_actor
     import torch
@@ -146,9 +162,13 @@ def _check_collections(sources: list[SourceShard], version: Version) -> None:
 
 
 def _do(
-    missing: list[SourceShard], version: Version, vae: LoadedVae | None, config: EncodeConfig, progress: Progress
+    missing: list[SourceShard],
+    version: Version,
+    config: EngineSettings,
+    open_work: Callable[[], ShardWork] | None,
+    progress: Progress,
 ) -> None:
-    if vae is None:
+    if config.engine == "ray":
         try:
             from encode_pipeline.on_ray.driver import run_on_ray
         except ImportError as error:
@@ -157,7 +177,8 @@ def _do(
     else:
         from encode_pipeline.run_local import run_local
 
-        outcomes = run_local(missing, version, vae, config, progress)
+        work = open_work() if open_work else config.open_work(version.fingerprint)
+        outcomes = run_local(missing, work, config, progress)
     # Beside the engine: a store that is slow to take it must not keep anybody from work.
     with ThreadPoolExecutor(1, thread_name_prefix="record") as records, closing(outcomes):
         for outcome in outcomes:

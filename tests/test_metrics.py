@@ -29,7 +29,7 @@ from ray.cluster_utils import Cluster
 from demo.warts import WartPlan
 from encode_pipeline.attempt import attempt_shard
 from encode_pipeline.config import EncodeConfig
-from encode_pipeline.encoder import LatentEncoder
+from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.latents.store import Store
 from encode_pipeline.on_ray.metrics import ActorMetrics, FleetMetrics
 from encode_pipeline.records import FailedAttempt, ShardReport
@@ -179,14 +179,13 @@ def outcomes(
         image_size=SIDE,
         views=VIEWS,
         threads=2,
+        batch_size=8,
     )
     prepared = prepare(config)
     version = Store(config.store).create(prepared.spec)
-    encoder = LatentEncoder(prepared.vae, prepared.spec, batch_size=8)
+    work = ShardEncoder(prepared.vae, version, config)
     first, warty, broken = prepared.sources
-    return version.fingerprint, [
-        attempt_shard(source, version, encoder, config) for source in (first, warty, first, broken)
-    ]
+    return version.fingerprint, [attempt_shard(source, work) for source in (first, warty, first, broken)]
 
 
 @pytest.fixture(scope="module")

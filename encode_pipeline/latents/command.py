@@ -241,7 +241,7 @@ def describe(package: str, name: str, verb: Verb) -> str:
     """The page that `VERB --help` prints: each key, its default and what it is for."""
     argument = f" [{verb.argument.upper()}]" if verb.argument else ""
     lines = [f"python -m {package} {name}{argument} [key=value ...]: {verb.help}", ""]
-    for key, field in verb.settings.model_fields.items():
+    for key, field in sorted(verb.settings.model_fields.items(), key=lambda item: not item[1].is_required()):
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)}"
         lines.append(f"  {key} ({default})" + (f": {field.description}" if field.description else ""))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""An encoder pinned to its share of a GPU, alive for as long as the cluster keeps it."""
+"""An actor pinned to its share of a GPU, alive for as long as the cluster keeps it."""
 
 from __future__ import annotations
 
@@ -13,51 +13,46 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from encode_pipeline.config import EncodeConfig
+from encode_pipeline.config import EngineSettings
 from encode_pipeline.latents.commit import SourceShard
-from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.on_ray.messages import Answer, Post
 from encode_pipeline.on_ray.metrics import ActorMetrics
 from encode_pipeline.records import CalledBack, FailedAttempt, ShardReport
 
 # What is heavy is imported where it is used: the driver imports this file too, and it stands on a small machine.
 if TYPE_CHECKING:
-    from encode_pipeline.encoder import LatentEncoder
+    from encode_pipeline.work import ShardWork
 
 GPU_DRIVER = Path("/dev/nvidiactl")
 LAST_MOMENT = 0.1
 """Part of the time before a machine goes away that is left for giving shards back; at least a second."""
 
 
-class VaeActor:
-    """Loads the VAE once, refuses to work if it is not the version's, then encodes a few shards at a time."""
+class ShardActor:
+    """Loads its models once, refuses to work if they are not the version's, then does a few shards at a time."""
 
-    def __init__(self, config: EncodeConfig, fingerprint: str) -> None:
-        cpus = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-        if config.gpus_per_actor == 0:  # the cores that Ray gave it; beside a GPU nothing else needs them
-            config = config.model_copy(update={"threads": config.threads or cpus})
-        self._cpus = cpus
+    def __init__(self, config: EngineSettings, fingerprint: str) -> None:
+        self._cpus = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
         self._config, self._fingerprint = config, fingerprint
         self._loading, self._counting = threading.Lock(), threading.Lock()
-        self._loaded: tuple[LatentEncoder, Version] | None = None
+        self._loaded: ShardWork | None = None
         self._metrics = ActorMetrics(fingerprint)
         self._latents = 0
         self._usual_seconds = 0.0
         self._last_moment = math.inf
 
     def ready(self) -> Post:
-        """Answers once the VAE is loaded. What is wrong with it or the store is raised here, by its own name."""
-        encoder, _ = self._load()
-        return Post(ray.get_runtime_context().get_node_id(), os.getpid(), encoder.device.type)
+        """Answers once its models are loaded. What is wrong with them or the store is raised here, by its own name."""
+        return Post(ray.get_runtime_context().get_node_id(), os.getpid(), self._load().device)
 
     def encode(self, source: SourceShard) -> Answer:
         from encode_pipeline.attempt import attempt_shard
 
-        encoder, version = self._load()
+        work = self._load()
         # Not as the name of the task: Ray keeps 14 KB of every other name, in the driver and on every machine.
         print(f"{source.name}: begun", flush=True)
         began = time.monotonic()
-        outcome = attempt_shard(source, version, encoder, self._config, partial(self._made, began))
+        outcome = attempt_shard(source, work, partial(self._made, began))
         if isinstance(outcome, ShardReport):
             self._usual_seconds = time.monotonic() - began
             self._metrics.shard(outcome)
@@ -74,12 +69,10 @@ class VaeActor:
         """The machine goes away: what cannot be finished by then is given back, at once where that can be told."""
         self._last_moment = time.monotonic() + seconds - max(1.0, LAST_MOMENT * seconds)
 
-    def _load(self) -> tuple[LatentEncoder, Version]:
+    def _load(self) -> ShardWork:
         import torch
 
         from encode_pipeline.allocator import settle_allocator
-        from encode_pipeline.encoder import LatentEncoder
-        from encode_pipeline.vae import load_vae
 
         with self._loading:
             if self._loaded is None:
@@ -88,9 +81,8 @@ class VaeActor:
                 config = self._config
                 if config.gpus_per_actor and GPU_DRIVER.exists() and not torch.cuda.is_available():
                     raise RuntimeError(f"{socket.gethostname()}: this machine has a GPU that torch cannot use")
-                version = Store(config.store).version(self._fingerprint)
-                vae = load_vae(config.vae)
-                self._loaded = LatentEncoder(vae, version.spec, config.batch_size, kernels=config.kernels), version
+                # The cores that Ray gave it; beside a GPU nothing else needs them.
+                self._loaded = config.open_work(self._fingerprint, None if config.gpus_per_actor else self._cpus)
             return self._loaded
 
     def _made(self, began: float, latents: int) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Generator, Iterable, Iterator
 import ray
 from ray.exceptions import RayTaskError
 
-from encode_pipeline.config import EncodeConfig
+from encode_pipeline.config import EngineSettings
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.store import Version
 from encode_pipeline.listener import Listener
-from encode_pipeline.on_ray.actors import VaeActor
+from encode_pipeline.on_ray.actors import ShardActor
 from encode_pipeline.on_ray.cluster import joined
 from encode_pipeline.on_ray.fleet import LONGEST_REST, RESTART_PAUSE, Answered, Encoder, Fleet
 from encode_pipeline.on_ray.messages import Answer
@@ -40,9 +40,9 @@ Outcome = ShardReport | ShardFailure
 def run_on_ray(
     missing: Iterable[SourceShard],
     version: Version,
-    config: EncodeConfig,
+    config: EngineSettings,
     listener: Listener,
-    actor: type = VaeActor,
+    actor: type = ShardActor,
 ) -> Generator[Outcome, None, None]:
     """What became of each shard, as soon as it is known. Joins the cluster at RAY_ADDRESS, or starts one here."""
     with joined() as started_here:
@@ -197,7 +197,7 @@ class Run:
         )
 
 
-def check_room(config: EncodeConfig) -> None:
+def check_room(config: EngineSettings) -> None:
     """Refuses what a cluster that cannot grow has no place for."""
     gpus, share = ray.cluster_resources().get("GPU", 0), config.gpus_per_actor
     if share * (config.actors or 1) > gpus:

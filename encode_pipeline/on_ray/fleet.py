@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray._private.state import state as cluster_state
 
-from encode_pipeline.config import EncodeConfig
+from encode_pipeline.config import EngineSettings
 from encode_pipeline.latents import failpoints
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.listener import Listener
@@ -74,7 +74,7 @@ class Answered:
 class Fleet:
     """Keeps as many encoders as the cluster has room for, and asks them things."""
 
-    def __init__(self, actor: type, fingerprint: str, config: EncodeConfig, listener: Listener) -> None:
+    def __init__(self, actor: type, fingerprint: str, config: EngineSettings, listener: Listener) -> None:
         self._actor, self._fingerprint, self._config, self._listener = actor, fingerprint, config, listener
         self._answers: SimpleQueue[Answered] = SimpleQueue()
         self.encoders: list[Encoder] = []
