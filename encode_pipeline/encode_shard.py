@@ -105,7 +105,7 @@ def encode_shard(
         ShardBuild(scratch, spec, source) as build,
     ):
         ahead = 2 * config.decode_threads + BATCHES_IN_FLIGHT * encoder.batch_size // spec.views
-        with open_source(source) as tar:
+        with open_source(source, within=version.storage.url()) as tar:
             samples = read_samples(tar, source.uri, source.size, config.caption_field)
             with (
                 WorkAhead(samples, prepare, _weight, config.decode_threads, ahead, COMPRESSED_BYTES, clock) as prepared,

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import groupby, islice
 
 from encode_pipeline.addresses import expanded
@@ -72,12 +73,17 @@ def split_name(pattern: str) -> tuple[str, str]:
 
 
 @contextmanager
-def open_source(source: SourceShard) -> Iterator[HashedStream]:
+def open_source(source: SourceShard, within: str = "") -> Iterator[HashedStream]:
     """The tar that was planned, to be read once from beginning to end. One that has changed since is refused.
+
+    An address that is relative is one `within` a folder: what is made from such a tar, its name included, does not
+    depend on where that folder lies.
 
     A tar that turns out to be bad, or to have another hash than it should, is streamed once more, only to be hashed:
     if it comes otherwise than before, it was damaged on its way, and another attempt may get it whole.
     """
+    if within and "://" not in source.uri and not source.uri.startswith("/"):
+        source = replace(source, uri=f"{within}/{source.uri}")
     place = Places().of(source.uri)
     with ExitStack() as opened:
         with _must_be_readable(source.uri):

@@ -1,14 +1,13 @@
 """A picture set as a latent store, made once for each VAE by the project's own encoder and found again afterwards.
 
-CACHE/NAME-IDENTITY/latents/<fingerprint>/   a version for each VAE, picture size, posterior and scale
-                    tars-<fingerprint>/      the pictures on their way there; gone once the version is sealed
+CACHE/NAME-IDENTITY/<fingerprint>/          a version for each VAE, picture size, posterior and scale
+                                  source/   the pictures on their way there; gone once the version is sealed
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,16 +18,20 @@ from typing import Any
 import torch
 
 from encode_pipeline.config import EncodeConfig
+from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.latents.command import CheckFailed, RequestError, build
-from encode_pipeline.latents.commit import REJECTED_LIST
+from encode_pipeline.latents.commit import REJECTED_LIST, SourceShard
 from encode_pipeline.latents.spec import LatentSpec, SpecError, canonical_json
 from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, key_problem, member_header
 from encode_pipeline.recipe import MOST_PIXELS, ViewRecipe
-from encode_pipeline.run import run, spec_of
+from encode_pipeline.run import do_shards, spec_of
+from encode_pipeline.vae import LoadedVae, load_vae
 from eval.picture_set import Part, Picture, PictureSet
 from train.distributed import Ranks
 
+SOURCE = "source"
+"""The folder of the pictures, within the version's: what is made of them does not depend on where the cache lies."""
 ANY_PICTURE = ViewRecipe(min_side=1, max_pixels=MOST_PIXELS, max_aspect=MOST_PIXELS)
 """What training leaves out for its shape, an evaluation takes. It sees the plain view alone."""
 
@@ -63,30 +66,17 @@ def encoded(
         pictures.require_captions()
     ranks = ranks or Ranks(0, 1, torch.device("cpu"))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", pictures.address.rstrip("/").rpartition("/")[2]).strip("-")[:60]
-    folder = cache.absolute() / f"{name}-{pictures.identity[:16]}"
-    config = _config(spec, vae or spec.vae.name, folder, how or {})
+    config = _config(spec, vae or spec.vae.name, cache.absolute() / f"{name}-{pictures.identity[:16]}", how or {})
     store = Store(config.store)
-    for fingerprint in _fingerprints(config, spec, vae):
-        tars, done = folder / f"tars-{fingerprint}", _sealed(store, fingerprint)
-        if not ranks.any(done is None) and done is not None:
-            shutil.rmtree(tars, ignore_errors=True)  # a command that was killed after sealing leaves them
-            return done
+    wanted = config.spec(spec.vae, spec.shape, spec.posterior).fingerprint
+    if ranks.any(wanted not in store.versions() or not store.version(wanted).sealed):
+        loaded = _vae_of_model(config.vae, spec, is_said=vae is not None)
+        version = store.create(spec_of(config, loaded))  # under `wanted`, unless its config is told in other words now
+        _fill(version, pictures, config, loaded, ranks)
+    else:
+        version = store.version(wanted)
     if ranks.is_first:
-        print(f"{pictures.address}: {len(pictures)} pictures to latents of {config.vae}", file=sys.stderr, flush=True)
-    try:
-        mine = pictures.parts[ranks.rank :: ranks.world]
-        _encode(config, [_written(pictures, part, tars) for part in mine])
-        ranks.wait()
-        version = store.version(fingerprint)
-        if ranks.is_first:
-            _seal(version, pictures)
-            shutil.rmtree(tars, ignore_errors=True)
-        ranks.wait()
-    except (RequestError, CheckFailed, OSError):
-        # Another command may have sealed it meanwhile, and freed the tars that this one was reading.
-        if (done := _sealed(store, fingerprint)) is None:
-            raise
-        return done
+        version.storage.delete(SOURCE)
     return version
 
 
@@ -108,13 +98,11 @@ def damaged(version: Version, pictures: PictureSet) -> list[Damaged]:
     return found
 
 
-def _config(spec: LatentSpec, vae: str, folder: Path, how: Mapping[str, Any]) -> EncodeConfig:
+def _config(spec: LatentSpec, vae: str, store: Path, how: Mapping[str, Any]) -> EncodeConfig:
     return build(
         EncodeConfig,
         {
             **how,
-            "source": str(folder),  # in its place come the tars, once there are any
-            "store": str(folder / "latents"),
             "vae": vae,
             "views": 1,
             "recipe": ANY_PICTURE,
@@ -122,75 +110,78 @@ def _config(spec: LatentSpec, vae: str, folder: Path, how: Mapping[str, Any]) ->
             "scale": spec.scale,
             "posterior": spec.posterior,
             "dtype": spec.compute_dtype,
+            "source": SOURCE,
+            "store": str(store),
         },
     )
 
 
-def _sealed(store: Store, fingerprint: str) -> Version | None:
-    if fingerprint not in store.versions():
-        return None
-    version = store.version(fingerprint)
-    return version if version.sealed else None
-
-
-def _fingerprints(config: EncodeConfig, spec: LatentSpec, vae: str | None) -> Iterator[str]:
-    """What the version may be called: by what the model says of its VAE, then by the VAE itself, which must be it."""
-    yield config.spec(spec.vae, spec.shape, spec.posterior).fingerprint
-    from encode_pipeline.vae import load_vae  # seconds of imports
-
+def _vae_of_model(name: str, spec: LatentSpec, is_said: bool) -> LoadedVae:
+    """The VAE, which must be the one whose latents the model reads."""
     try:
-        loaded = load_vae(config.vae)
+        vae = load_vae(name)
     except RequestError as error:
-        if vae is not None:
+        if is_said:
             raise
         raise RequestError(f"{error}; say with vae= where the VAE of the model is now") from None
-    found, wanted = loaded.identity.weights_sha256, spec.vae.weights_sha256
+    found, wanted = vae.identity.weights_sha256, spec.vae.weights_sha256
     if found != wanted:
-        name = spec.vae.name
-        raise SpecError(f"vae: {config.vae}: other weights ({found[:12]}) than the model's VAE {name} ({wanted[:12]})")
-    yield spec_of(config, loaded).fingerprint
+        known = spec.vae.name
+        raise SpecError(f"vae: {name}: other weights ({found[:12]}) than the VAE of the model, {known} ({wanted[:12]})")
+    return vae
 
 
-def _encode(config: EncodeConfig, tars: list[Path]) -> None:
-    if not tars:
+def _fill(version: Version, pictures: PictureSet, config: EncodeConfig, vae: LoadedVae, ranks: Ranks) -> None:
+    """Encodes what the version lacks, each process its share of the parts, and seals it."""
+    if not ranks.any(not version.sealed):
         return
-    result = run(config.model_copy(update={"source": tuple(map(str, tars))}))
-    if not result["ok"]:
-        first = result["failures"][0]
-        raise CheckFailed(f"{first['source']}: not encoded: {first['error']}")
-
-
-def _seal(version: Version, pictures: PictureSet) -> None:
-    read = sum(commit.read for commit in version.commits())
-    if read != len(pictures):
-        raise CheckFailed(f"{version.storage.url()}: holds what became of {read} pictures, of {len(pictures)}")
-    version.seal()
-
-
-def _written(pictures: PictureSet, part: Part, folder: Path) -> Path:
-    """A part as a tar that the encoder reads; the same pictures give the same bytes."""
-    path = folder / f"{part.name}.tar"
-    if path.exists():  # it appeared whole
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{part.name}-{uuid.uuid4().hex}"
+    if ranks.is_first:
+        print(f"{pictures.address}: {len(pictures)} pictures to latents of {config.vae}", file=sys.stderr, flush=True)
     try:
-        with unfinished.open("xb") as tar:
-            for number, picture in enumerate(pictures.read(part)):
-                key = _stored_key(part, number, picture)
-                about: dict[str, Any] = {"key": picture.key, "captions": picture.captions}
-                text = picture.captions[0] if picture.captions else ""
-                if picture.label is not None:
-                    text = pictures.names[picture.label]
-                    about |= {"label": picture.label, "class_name": text}
-                # By its ending a JPEG, whatever it is: the encoder looks at what is in it.
-                for ending, data in (("jpg", picture.image), ("txt", text.encode()), ("json", canonical_json(about))):
-                    tar.write(member_header(f"{key}.{ending}", len(data)) + data + bytes(-len(data) % BLOCK))
-            tar.write(END_OF_TAR)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+        if sources := [_written(pictures, part, version) for part in pictures.parts[ranks.rank :: ranks.world]]:
+            result = do_shards(sources, version, config, lambda: ShardEncoder(vae, version, config))
+            for failure in result["failures"]:
+                raise CheckFailed(f"{version.storage.url(failure['source'])}: not encoded: {failure['error']}")
+    except (RequestError, CheckFailed, OSError):
+        if not version.sealed:  # else another command has done it meanwhile, and freed the tars that this one read
+            raise
+    ranks.wait()
+    if ranks.is_first:
+        read = sum(commit.read for commit in version.commits())
+        if read != len(pictures):
+            raise CheckFailed(f"{version.storage.url()}: has read {read} pictures of {len(pictures)}")
+        version.seal()
+    ranks.wait()
+
+
+def _written(pictures: PictureSet, part: Part, version: Version) -> SourceShard:
+    """A part as a tar that the encoder reads; the same pictures give the same bytes."""
+    address = f"{SOURCE}/{part.name}.tar"
+    path = Path(version.storage.url(address))
+    if not path.exists():  # else it has appeared whole
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_name(f".{part.name}-{uuid.uuid4().hex}")
+        try:
+            with unfinished.open("xb") as tar:
+                for number, picture in enumerate(pictures.read(part)):
+                    for name, data in _members(pictures, picture, _stored_key(part, number, picture)):
+                        tar.write(member_header(name, len(data)) + data + bytes(-len(data) % BLOCK))
+                tar.write(END_OF_TAR)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return SourceShard(address, path.stat().st_size)
+
+
+def _members(pictures: PictureSet, picture: Picture, key: str) -> Iterator[tuple[str, bytes]]:
+    about: dict[str, Any] = {"key": picture.key, "captions": picture.captions}
+    text = picture.captions[0] if picture.captions else ""
+    if picture.label is not None:
+        text = pictures.names[picture.label]
+        about |= {"label": picture.label, "class_name": text}
+    yield f"{key}.jpg", picture.image  # whatever it is: the encoder looks at what is in it
+    yield f"{key}.txt", text.encode()
+    yield f"{key}.json", canonical_json(about)
 
 
 def _stored_key(part: Part, number: int, picture: Picture) -> str:
