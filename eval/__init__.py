@@ -10,6 +10,6 @@ ways.py         the four ways from data to a model: pixels, encoded, direct, dec
 feed.py decoded.py  unit features, part by part; what a model reads of a picture
 zero_shot.py    which class name fits a picture best
 retrieval.py ranking.py  the picture of a caption, and a caption of a picture
-evaluation.py parts.py   what both are told, and how they come to a result, part by part
+evaluation.py parts.py result.py  what both are told, and how they come to a result, part by part
 intervals.py    how far a score may be off by the luck of the draw
 """

@@ -28,7 +28,7 @@ def run_retrieval(config: RetrievalConfig) -> Mapping[str, Any]:
 
 
 def show_evaluation(result: Mapping[str, Any]) -> str:
-    from eval.evaluation import show
+    from eval.result import show
 
     return show(result)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import platform
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,15 +20,11 @@ from pydantic import BeforeValidator, Field
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, Settings, to_yaml
 from encode_pipeline.latents.disk import replace
-from eval.clip import Clip
 from eval.parts import WorkFolder
 from eval.picture_set import Part
 from train.distributed import Ranks
 
 PREDICTIONS, DAMAGED = "predictions.jsonl", "damaged.jsonl"
-METRICS = {"acc1": "top-1", "acc5": "top-5", "mean_per_class_recall": "per class"}
-"""How a person calls them."""
-LIBRARIES = {"torch": "torch", "open_clip": "open_clip_torch", "numpy": "numpy", "latent_clip": "latent-clip-pipeline"}
 Address = Annotated[str, BeforeValidator(str)]
 
 
@@ -120,12 +114,15 @@ class Evaluation:
 
     def _timed(self, number: int) -> bytes:
         began = time.monotonic()
-        with torch.inference_mode():
+        # Whole float32 on GPUs too, and the same bits every time.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             done = self.work(self.parts[number])
         if len(done.lines) != self.parts[number].size:
             part = self.parts[number]
             raise CheckFailed(f"{self.config.data}: {part.name}: {len(done.lines)} pictures, {part.size} were expected")
-        return DonePart(done.lines, done.arrays, time.monotonic() - began).to_bytes()
+        seconds = time.monotonic() - began
+        print(f"{self.parts[number].name}: {len(done.lines)} pictures in {seconds:.1f} s", file=sys.stderr, flush=True)
+        return DonePart(done.lines, done.arrays, seconds).to_bytes()
 
     def _finish(self, folder: WorkFolder, done: list[DonePart]) -> str | None:
         """Writes what the parts come to, or says why there is no result."""
@@ -174,51 +171,6 @@ def _folder(out: Path | None, ranks: Ranks) -> Iterator[Path]:
             yield Path(passing)
 
 
-def as_lines(records: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -> bytes:
+def as_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     """Records as JSON, one a line."""
     return "".join(json.dumps(record) + "\n" for record in records).encode()
-
-
-def described(model: Clip) -> dict[str, Any]:
-    """The model of a result: its name as CLIP_benchmark splits it, and where its weights come from."""
-    name, _, pretrained = model.name.partition("/")
-    provenance = model.provenance
-    return {
-        "model": name,
-        "pretrained": pretrained or model.address,
-        "step": provenance.get("step"),
-        "provenance": provenance,
-    }
-
-
-def surroundings(device: torch.device) -> dict[str, Any]:
-    """The software and the machine of a result."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "versions": {name: version(distribution) for name, distribution in LIBRARIES.items()},
-        "hardware": {"device": gpu or "cpu", "cpu": _processor(), "cores": os.cpu_count()},
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
-
-
-def show(result: Mapping[str, Any]) -> str:
-    """The result as a person reads it."""
-    step = "" if result["step"] is None else f" at step {result['step']}"
-    asked = f"of {result['classes']} classes" if "classes" in result else f"with {result['captions']} captions"
-    scores = ", ".join(
-        f"{METRICS.get(name, name)} {value:.1%} ({low:.1%} to {high:.1%})"
-        for name, value in result["metrics"].items()
-        for low, high in [result["intervals"][name]]
-    )
-    lines = [f"{result['model']}{step} on {result['n']} pictures {asked} ({result['way']}): {scores}"]
-    if result["damaged"]:
-        lines.append(f"{result['damaged']} damaged pictures count as wrong answers")
-    if result["not_comparable"]:
-        lines.append(f"not comparable: {'; '.join(result['not_comparable'])}")
-    return "\n".join(lines)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.writer import Latent
+from eval.class_names import ClassList
 from eval.picture_set import Part
 
 
@@ -78,3 +79,22 @@ class Feed:
 def as_they_are(items: Sequence[Item], latents: Sequence[Latent], part: Part) -> list[Tensor]:
     """Latents for a model that reads them."""
     return [torch.from_numpy(latent).float() for latent in latents]
+
+
+Way = Literal["pixels", "encoded", "direct", "decoded"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The data of an evaluation as its model sees them."""
+
+    way: Way
+    feed: Feed
+    parts: list[Part]
+    classes: ClassList | None
+    """None where nobody asked for labels."""
+    about: dict[str, Any]
+    """What a result says of its data."""
+    identity: str
+    """Of all that the model reads."""
+    not_comparable: list[str]

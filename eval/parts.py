@@ -38,12 +38,12 @@ class WorkFolder:
         if create(place, wanted) or place.read_bytes() == wanted:
             return
         try:
-            before = json.loads(place.read_bytes())
-            key = next(key for key in {**before, **request} if before.get(key) != request.get(key))
+            before, now = json.loads(place.read_bytes()), json.loads(wanted)
+            key = next(key for key in {**request, **before} if before.get(key) != now.get(key))
         except (ValueError, TypeError, AttributeError, StopIteration):
             raise RequestError(f"{place}: damaged: not what was asked of this folder; choose another out=") from None
         raise RequestError(
-            f"{self.path}: holds another evaluation: {key} is {before.get(key)} there and {request.get(key)} here; "
+            f"{self.path}: holds another evaluation: {key} is {before.get(key)} there and {now.get(key)} here; "
             "choose another out="
         )
 

@@ -13,11 +13,12 @@ import torch
 
 from eval import intervals
 from eval.clip import Clip
-from eval.evaluation import DonePart, Evaluation, EvaluationConfig, described, surroundings
+from eval.evaluation import DonePart, Evaluation, EvaluationConfig
 from eval.feed import Feed
 from eval.models import open_model
 from eval.picture_set import Part
 from eval.ranking import NEVER, Found, search
+from eval.result import asked, described, surroundings
 from eval.ways import open_subject
 from train.distributed import ranks_of_torchrun
 
@@ -40,14 +41,11 @@ def retrieval(config: RetrievalConfig) -> dict[str, Any]:
             captions, repeated = repetitions(lines)
             found = found_in(done, lines, model.device)
             result = {
-                **described(model),
+                **described(model, subject),
                 "task": "zeroshot_retrieval",
                 **scores(found, lines, config.seed),
                 "captions": captions,
                 "repeated_captions": repeated,
-                "way": subject.way,
-                "data": subject.about,
-                "not_comparable": [*model.not_comparable, *subject.not_comparable],
                 **surroundings(model.device),
             }
             return result, with_ranks(lines, found)
@@ -56,12 +54,7 @@ def retrieval(config: RetrievalConfig) -> dict[str, Any]:
             config=config,
             request={
                 "task": "zeroshot_retrieval",
-                "weights": model.provenance["weights_sha256"],
-                "data": subject.identity,
-                "way": subject.way,
-                "view": config.view,
-                "seed": config.seed,
-                "batch_size": config.batch_size,
+                **asked(config, model, subject),
             },
             parts=subject.parts,
             work=lambda part: embed(subject.feed, model, part),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import VaeIdentity
@@ -20,30 +20,12 @@ from encode_pipeline.latents.store import Store
 from eval.class_names import ClassList, listed_classes
 from eval.clip import LatentClip, PixelClip
 from eval.evaluation import EvaluationConfig
-from eval.feed import Embed, Feed, Item, Prepare, as_they_are
+from eval.feed import Embed, Feed, Item, Prepare, Subject, Way, as_they_are
 from eval.picture_set import Part, PictureSet
 from eval.pictures import open_pictures
 from eval.stored import EncodedPictures, StoredPictures
 from train.distributed import Ranks
 from train.zero_shot import check_latents
-
-Way = Literal["pixels", "encoded", "direct", "decoded"]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The data of an evaluation as its model sees them."""
-
-    way: Way
-    feed: Feed
-    parts: list[Part]
-    classes: ClassList | None
-    """None where nobody asked for labels."""
-    about: dict[str, Any]
-    """What a result says of its data."""
-    identity: str
-    """Of all that the model reads."""
-    not_comparable: list[str]
 
 
 @dataclass(frozen=True)
@@ -58,13 +40,15 @@ def open_subject(
     config: EvaluationConfig, model: LatentClip | PixelClip, ranks: Ranks, labels: Labels | None
 ) -> Subject:
     """The data that were asked for; without labels, they have captions."""
-    store = Store(config.data)
-    if store.versions():
-        return _of_store(
-            config, model, StoredPictures(store.version(config.version), config.view, config.cache), labels
-        )
+    # A web server lists no folders, so no store lies on one.
+    if not config.data.startswith(("http://", "https://")) and (store := Store(config.data)).versions():
+        stored = StoredPictures(store.version(config.version), config.view, config.cache)
+        return _of_store(config, model, stored, labels)
     pictures = open_pictures(config.data, labels.classes if labels else None)
-    pictures.require_labels() if labels else pictures.require_captions()
+    if labels is not None:
+        pictures.require_labels()
+    else:
+        pictures.require_captions()
     if config.way or config.view or config.version:
         raise RequestError(f"{config.data}: way, view and version are of latent stores, and these are pictures")
     return _of_pictures(config, model, pictures, ranks)

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from encode_pipeline.latents.spec import digest
 from eval import intervals
-from eval.evaluation import DonePart, Evaluation, EvaluationConfig, described, surroundings
+from eval.evaluation import DonePart, Evaluation, EvaluationConfig
 from eval.feed import Feed
 from eval.models import open_model
 from eval.picture_set import Part
+from eval.result import asked, described, surroundings
 from eval.ways import Labels, open_subject
 from train.distributed import ranks_of_torchrun
 from train.zero_shot import CLASSES_FILE, TEMPLATES_FILE
@@ -72,15 +73,12 @@ def zero_shot(config: ZeroShotConfig) -> dict[str, Any]:
             lines = [line for part in done for line in part.lines]
             predictions = [Prediction(line["shard"], line["key"], line["label"], line["top5"]) for line in lines]
             result = {
-                **described(model),
+                **described(model, subject),
                 "task": "zeroshot_classification",
                 "metrics": metrics(predictions),
                 "intervals": metric_intervals(predictions, config.seed),
                 "classes": len(shown),
                 "templates": len(classes.templates),
-                "way": subject.way,
-                "data": subject.about,
-                "not_comparable": [*model.not_comparable, *subject.not_comparable],
                 **hashes,
                 **surroundings(model.device),
             }
@@ -90,13 +88,8 @@ def zero_shot(config: ZeroShotConfig) -> dict[str, Any]:
             config=config,
             request={
                 "task": "zeroshot_classification",
-                "weights": model.provenance["weights_sha256"],
-                "data": subject.identity,
-                "way": subject.way,
-                "view": config.view,
+                **asked(config, model, subject),
                 "label": config.label,
-                "seed": config.seed,
-                "batch_size": config.batch_size,
                 **hashes,
             },
             parts=subject.parts,
