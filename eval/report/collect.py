@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import intern
@@ -16,9 +16,11 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, Settings, build, read_yaml
+from encode_pipeline.latents.spec import canonical_json
 
 CLASSIFICATION, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
 RESULT, PREDICTIONS, CONFIG, REQUEST = "result.json", "predictions.jsonl", "config.yaml", "request.json"
+RECALLS = tuple(f"{what}_retrieval_recall@{rank}" for what in ("image", "text") for rank in (1, 5, 10))
 ROUNDING = 1e-6
 
 
@@ -51,7 +53,6 @@ class Result(Read):
     n: int = Field(gt=0)
     classes: int | None = None
     captions: int = 0
-    captions_sha256: str | None = None
     templates: int | None = None
     damaged: int = 0
     way: Literal["pixels", "encoded", "direct", "decoded"]
@@ -98,6 +99,8 @@ class Run:
     """What the run was told; empty if it left no config.yaml."""
     answers: Answers | None
     """None for retrieval."""
+    captions_sha256: str | None = None
+    """Of all keys and captions, for retrieval alone: equal for two runs on the same pictures and captions."""
     name: str = ""
     """The model's, unlike that of any other model in the report."""
 
@@ -148,39 +151,50 @@ def read_run(folder: Path) -> Run:
         raise CheckFailed(f"{folder / RESULT}: damaged: {error}") from None
     if not isinstance(result.provenance.get("weights_sha256"), str):
         raise CheckFailed(f"{folder / RESULT}: damaged: provenance does not say weights_sha256")
-    wanted = ("acc1", "acc5") if result.task == CLASSIFICATION else ()
+    is_retrieval = result.task == RETRIEVAL
+    wanted = RECALLS if is_retrieval else ("acc1", "acc5")
     if missing := [name for name in wanted if name not in result.metrics]:
         raise CheckFailed(f"{folder / RESULT}: damaged: no {missing[0]} in its metrics")
-    answers = read_answers(folder / PREDICTIONS, result) if result.task == CLASSIFICATION else None
+    fields = {"captions": list} if is_retrieval else {"label": str, "top5": list}
+    lines = _predictions(folder / PREDICTIONS, result, {"shard": str, "key": str, **fields})
     config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    return Run(folder, result, written, config, answers)
+    if is_retrieval:
+        told = sorted(canonical_json([line["key"], line["captions"]]).decode() for line in lines)
+        return Run(folder, result, written, config, None, _sha256(iter(told)))
+    return Run(folder, result, written, config, read_answers(folder / PREDICTIONS, lines, result))
 
 
-def read_answers(path: Path, result: Result) -> Answers:
-    """What stands in a predictions.jsonl, which must be the pictures and the accuracy of its result."""
-    places, labels, said, five = [], [], [], []
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            values = json.loads(line)
-            place, top5 = (str(values["shard"]), str(values["key"])), list(values["top5"])
-            label = intern(str(values["label"]))
-        except (ValueError, KeyError, TypeError):
-            raise CheckFailed(f"{path}: line {number}: not a prediction") from None
-        places.append((intern(place[0]), place[1]))
-        labels.append(label)
-        said.append(intern(str(top5[0])) if top5 else None)
-        five.append(label in top5)
-    if len(places) != result.n:
-        raise CheckFailed(f"{path}: {len(places)} lines, but {RESULT} says n={result.n}")
-    if len(set(places)) != len(places):
-        shard, key = Counter(places).most_common(1)[0][0]
-        raise CheckFailed(f"{path}: sample {key} of shard {shard} stands twice")
+def read_answers(path: Path, lines: Sequence[Mapping[str, Any]], result: Result) -> Answers:
+    """What the lines of a predictions.jsonl say; they must come to the accuracy in its result."""
+    places = [(intern(line["shard"]), line["key"]) for line in lines]
+    labels = [intern(line["label"]) for line in lines]
+    said = [intern(line["top5"][0]) if line["top5"] else None for line in lines]
+    five = [line["label"] in line["top5"] for line in lines]
     first = np.array([label == guess for label, guess in zip(labels, said, strict=True)])
     for metric, hits in (("acc1", first), ("acc5", np.array(five))):
         if abs(hits.mean() - result.metrics[metric]) > ROUNDING:
             found, told = f"{hits.mean():.4f}", f"{result.metrics[metric]:.4f}"
             raise CheckFailed(f"{path}: its lines give {metric} {found}, but {RESULT} says {told}")
     return Answers(places, labels, said, first, np.array(five), *_named(places, labels))
+
+
+def _predictions(path: Path, result: Result, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """The lines of a predictions.jsonl: one for each picture of the result."""
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict) or not all(isinstance(values.get(key), fields[key]) for key in fields):
+            raise CheckFailed(f"{path}: line {number}: not a prediction")
+        lines.append(values)
+    if len(lines) != result.n:
+        raise CheckFailed(f"{path}: {len(lines)} lines, but {RESULT} says n={result.n}")
+    [((shard, key), count)] = Counter((line["shard"], line["key"]) for line in lines).most_common(1)
+    if count > 1:
+        raise CheckFailed(f"{path}: sample {key} of shard {shard} stands there {count} times")
+    return lines
 
 
 def _named(places: Sequence[tuple[str, str]], labels: Sequence[str]) -> tuple[npt.NDArray[np.int64], str, str]:

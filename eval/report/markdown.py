@@ -21,7 +21,7 @@ def to_markdown(tables: Sequence[Table], runs: Sequence[Run]) -> str:
     for table in tables:
         lines += _table(table)
     lines += ["## Where the numbers came from", ""]
-    head = ("run", "model", "weights", "pictures", "way", "seed", "again with")
+    head = ["run", "model", "weights", "pictures", "way", "seed", "again with"]
     lines += [_line(head), _line(["---"] * len(head))]
     for run in runs:
         cells = [str(run.folder), run.name, run.weights[:12], data_of(run), run.result.way, str(run.result.seed)]
@@ -47,9 +47,9 @@ def _table(table: Table) -> list[str]:
         lines += ["Latent against pixel on the same pictures, in points, with paired 95 % intervals:", ""]
         lines += [_line(["latent", "pixel", "way", "top-1", "top-5"]), _line(["---", "---", "---", "---:", "---:"])]
         for pair in table.pairs:
-            names = (pair.latent.name, pair.pixel.name, f"{pair.latent.result.way} / {pair.pixel.result.way}"]
+            told = [pair.latent.name, pair.pixel.name, f"{pair.latent.result.way} / {pair.pixel.result.way}"]
             mark = " †" if pair.reasons else ""
-            lines.append(_line([*map(_escaped, names), in_points(pair.top1) + mark, in_points(pair.top5) + mark]))
+            lines.append(_line([*map(_escaped, told), in_points(pair.top1) + mark, in_points(pair.top5) + mark]))
         lines.append("")
         if reasons := list(dict.fromkeys(reason for pair in table.pairs for reason in pair.reasons)):
             lines += [f"†: not comparable with the paper: {_escaped('; '.join(reasons))}.", ""]
