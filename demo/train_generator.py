@@ -1,4 +1,4 @@
-"""A tiny SDXL pipeline that has learned to draw the demo's world: `python -m demo generator data=STORE out=DIR`.
+"""A tiny SDXL pipeline that has learned to draw the demo's world, as `make table1-demo` needs one.
 
 It has the parts of SDXL-Turbo in small — UNet, two text encoders, their tokenizers, a scheduler, the store's VAE — so
 that whatever takes an SDXL pipeline takes this one. It learns to tell the noise in latents under their captions.
