@@ -35,7 +35,7 @@ class TableConfig(Settings):
     train_pictures: int = Field(3000, gt=0)
     test_pictures: int = Field(960, gt=0, description="a multiple of the 48 classes")
     steps: int = Field(1400, gt=0, description="training steps of each tower")
-    generator_steps: int = Field(2500, gt=0, description="training steps of the generator")
+    generator_steps: int = Field(1500, gt=0, description="training steps of the generator")
     seed: int = Field(0, ge=0)
 
     @field_validator("test_pictures")
