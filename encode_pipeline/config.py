@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -23,6 +23,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 class EngineSettings(Settings):
     """How an engine gets a run's work done. Subclasses say what is done with a shard."""
+
+    actor_name: ClassVar[str] = "vae"
+    """What actors are called in Ray's dashboard, with a version and a number."""
 
     engine: Literal["local", "ray"] = Field("local", description="this process, or actors on a Ray cluster")
     actors: PositiveInt | None = Field(

@@ -44,6 +44,8 @@ def replay(request: ReplayRequest) -> dict[str, Any]:
     """Makes a sample's views again, writes them as pictures, and compares parameters and latents with the store's."""
     version = Store(request.store).version(request.version)
     spec = version.spec
+    if spec.is_generated:
+        raise RequestError(f"{version.storage.url()}: generated from other latents; replay makes views of pictures")
     numbers = range(spec.views) if request.view is None else [request.view]
     if request.view is not None and request.view >= spec.views:
         raise RequestError(f"view={request.view}: version {spec.fingerprint} has views 0 to {spec.views - 1}")

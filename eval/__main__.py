@@ -8,8 +8,10 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
+from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
 
 
@@ -31,6 +33,26 @@ def show_evaluation(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_generate(config: GenerateConfig) -> Mapping[str, Any]:
+    from eval.generated_imagenet import generate_imagenet
+
+    return generate_imagenet(config)
+
+
+def show_generated(result: Mapping[str, Any]) -> str:
+    way = ", then ".join(f"t={level['t']:g} sigma={level['sigma']:.4g}" for level in result["levels"])
+    shards = result["shards"]
+    lines = [
+        f"version {result['fingerprint']} in {result['store']}" + ("" if result["sealed"] else " (not sealed)"),
+        f"{result['items']} latents noised to and denoised from {way}",
+        f"{shards['done']} shards made now, {result['already_done']} before, {shards['failed']} given up on",
+    ]
+    lines += [f"not comparable: {reason}" for reason in result["not_comparable"]]
+    lines += [f"given up: {failure['source']}: {failure['error']}" for failure in result["failures"]]
+    lines += [f"rejected: {item}" for item in result["rejected_items"]]
+    return "\n".join([*lines, *(f"not in the data: {item}" for item in result["not_in_data"])])
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -42,9 +64,13 @@ def show_report(result: Mapping[str, Any]) -> str:
 
 
 VERBS = {
+    "models": Verb(ModelsConfig, list_models, "what checkpoint= takes, and the paper's pixel models", show=show_models),
     "zero-shot": Verb(ZeroShotConfig, run_zero_shot, "classify pictures by class names", show=show_evaluation),
     "retrieval": Verb(RetrievalConfig, run_retrieval, "find pictures by captions and back", show=show_evaluation),
-    "models": Verb(ModelsConfig, list_models, "what checkpoint= takes, and the paper's pixel models", show=show_models),
+    "generate-imagenet": Verb(
+        GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
+    ),
+    "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }
 

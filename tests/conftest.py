@@ -53,6 +53,16 @@ def build_vae(folder: Path, seed: int) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory, small_vae: Path) -> Path:
+    """A real SDXL pipeline with random weights, as `save_pretrained` leaves it; its VAE is the small one."""
+    from eval.generator import build_tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("generator") / "tiny"
+    build_tiny_pipeline(folder, seed=0, vae_folder=small_vae)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 training pictures in three tars and 48 held-out ones."""
     out = tmp_path_factory.mktemp("world")

@@ -64,6 +64,11 @@ class LatentSpec(Settings):
         return digest(meaning)[:FINGERPRINT_LENGTH]
 
     @property
+    def is_generated(self) -> bool:
+        """Whether a generator made the latents, and not the VAE's encoder: the recipe says how."""
+        return "generated" in self.recipe
+
+    @property
     def bytes_per_latent(self) -> int:
         channels, height, width = self.shape
         return channels * height * width * 2

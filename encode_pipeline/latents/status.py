@@ -133,8 +133,8 @@ class StatusReader:
         )
 
 
-STAGES = ("input", "decode", "vae", "writer", "between")
-"""What an encoder waits for: bytes, decoded views, the VAE, the writer, and between two shards the next one."""
+STAGES = ("input", "decode", "vae", "denoise", "writer", "between")
+"""What an encoder waits for: bytes, decoded views, its model, the writer, and between two shards the next one."""
 
 
 def time_share(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -76,6 +76,7 @@ class Fleet:
 
     def __init__(self, actor: type, fingerprint: str, config: EngineSettings, listener: Listener) -> None:
         self._actor, self._fingerprint, self._config, self._listener = actor, fingerprint, config, listener
+        self._names = f"{config.actor_name}-{fingerprint[:8]}"
         self._answers: SimpleQueue[Answered] = SimpleQueue()
         self.encoders: list[Encoder] = []
         self._next_look = self._next_beat = 0.0
@@ -222,7 +223,7 @@ class Fleet:
 
     def _grow(self) -> None:
         for _ in range(len(self.encoders), self._config.actors or self._room()):
-            self.encoders.append(Encoder(f"vae-{self._fingerprint[:8]}-{len(self.encoders)}", self._start()))
+            self.encoders.append(Encoder(f"{self._names}-{len(self.encoders)}", self._start()))
 
     def _room(self) -> int:
         """Encoders that fit into the cluster as it is now, machine by machine and GPU by GPU."""
@@ -234,7 +235,7 @@ class Fleet:
 
     def _start(self) -> Any:
         self._started += 1
-        name = f"vae-{self._fingerprint[:8]}-{self._started - 1}"
+        name = f"{self._names}-{self._started - 1}"
         # Two calls more than it has shards, so that it always has an ear for questions.
         options: dict[str, Any] = {"name": name, "max_concurrency": SHARDS_IN_FLIGHT + 2}
         if traps := os.environ.get(failpoints.ENVIRONMENT):

@@ -50,6 +50,9 @@ def find_origins(samples: Sequence[StoredSample], views: Collection[int], spec: 
 
 def _origins_of(stored: Sequence[StoredSample], views: Collection[int], spec: LatentSpec) -> dict[str, Origin]:
     """The origins of samples of one shard, by key."""
+    if spec.is_generated:
+        missing = Origin(missing="generated from the latents of another store, so there is no picture")
+        return dict.fromkeys((sample.key for sample in stored), missing)
     try:
         recipe = build(ViewRecipe, spec.recipe)
         samples = source_samples(stored[0].source, {sample.key for sample in stored}, spec.caption_field)
