@@ -12,4 +12,5 @@ zero_shot.py    which class name fits a picture best
 retrieval.py ranking.py  the picture of a caption, and a caption of a picture
 evaluation.py parts.py result.py  what both are told, and how they come to a result, part by part
 intervals.py    how far a score may be off by the luck of the draw
+report/         results side by side, the paper's numbers (paper/) beside ours: Markdown, CSV, LaTeX, a page
 """

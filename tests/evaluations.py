@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 
 from encode_pipeline.latents.spec import digest
 from eval.intervals import share
+from eval.zero_shot import distinct
 
 Picture = tuple[str, str, str]
 """Shard, key, label."""
@@ -108,6 +110,35 @@ LATENT: Mapping[str, Any] = {
     "latents": {"fingerprint": "fedcba9876543210", "vae": VAE, "shape": [4, 64, 64], "scale": "raw"},
 }
 PIXEL: Mapping[str, Any] = {"kind": "open-clip", "address": "MODEL/TAG", "step": None, "latents": None}
+
+
+IMAGENET = {"templates": 80, "names_sha256": digest(list(open_clip.IMAGENET_CLASSNAMES))}
+B32 = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k", "provenance": PIXEL}
+TINY = ["trained on 179,200 of the paper's 34 billion samples", "a small model (5.1 M parameters)"]
+NAMES = ["red <ring>", "blue & star", "green_cross", "a | b", "white circle", "black square"]
+
+
+def imagenet_evaluations(out: Path) -> list[Path]:
+    """A latent model in both of the paper's ways and a pixel model, on as many pictures as ImageNet has."""
+    names = distinct(open_clip.IMAGENET_CLASSNAMES)
+    pictures = pictures_of(names, 50)
+    runs: dict[str, dict[str, Any]] = {
+        "b8-in": {"dataset": "latents"},
+        "b8-gin-decoded": {"way": "decoded", "data": {"generated": GENERATED}, "accuracy": 0.8},
+        "b8-gin-direct": {"way": "direct", "data": {"generated": GENERATED}, "accuracy": 0.8},
+        "b32-in": {"way": "pixels", "data": PICTURES, "dataset": "imagenet", "accuracy": 0.66, **B32},
+    }
+    return [
+        write_evaluation(
+            out / name, names, pictures, **{"model": "latent-vit-b-8", "chance": chance, **IMAGENET, **changes}
+        )
+        for chance, (name, changes) in enumerate(runs.items())
+    ]
+
+
+def tiny(folder: Path, **changes: Any) -> Path:
+    """A run on a few classes."""
+    return write_evaluation(folder, NAMES, pictures_of(NAMES, 10), **{"not_comparable": TINY, **changes})
 
 
 def drawn_answers(

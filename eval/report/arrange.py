@@ -65,7 +65,7 @@ def _imagenet(runs: list[Run], paper: PublishedTable) -> Table:
             for rank in (1, 5):
                 place = f"{key}_top{rank}", f"Acc ({name})", f"top-{rank}", f"acc{rank}"
                 columns.append(Column(*place, tuple(some), paper=f"{kind}_top{rank}"))
-    reasons = {id(run): (*run.result.not_comparable, *_unlike_the_paper(run, paper)) for run in runs}
+    reasons = {id(run): (*run.reasons, *_unlike_the_paper(run, paper)) for run in runs}
     rows = _rows(runs, columns, reasons, paper)
     values = [(row.name, [row.values.get(column.paper or "") for column in columns]) for row in paper.rows]
     theirs = [Row(name, [None if value is None else Cell(value) for value in some]) for name, some in values]
@@ -85,7 +85,7 @@ def _other_classes(runs: list[Run], paper: PublishedTable) -> Table:
         ]
     classes = runs[0].result.classes
     reason = f"{classes} classes that are not ImageNet's: the paper has no number for them"
-    reasons = {id(run): (*run.result.not_comparable, reason) for run in runs}
+    reasons = {id(run): (*run.reasons, reason) for run in runs}
     about = [f"{name}: {text}" for name, text in texts]
     about += _way_texts(runs, paper)
     rows = _rows(runs, columns, reasons, None)
@@ -100,7 +100,7 @@ def _retrieval(runs: list[Run], paper: PublishedTable) -> Table:
         for rank in RANKS
     ]
     reason = "retrieval: the paper has no number for it"
-    reasons = {id(run): (*run.result.not_comparable, reason) for run in runs}
+    reasons = {id(run): (*run.reasons, reason) for run in runs}
     first = runs[0].result
     about = [f"{first.n:,} pictures of {first.dataset}, with {first.captions:,} captions"]
     about += _way_texts(runs, paper)

@@ -116,6 +116,12 @@ class Run:
         return model if is_address else f"{model}/{pretrained}"
 
     @property
+    def reasons(self) -> list[str]:
+        """Why its numbers cannot stand beside the paper's: what is said of the model, the data and their generator."""
+        made = self.result.data.generated or {}
+        return list(dict.fromkeys([*self.result.not_comparable, *made.get("not_comparable", [])]))
+
+    @property
     def weights(self) -> str:
         return str(self.result.provenance["weights_sha256"])
 

@@ -22,6 +22,7 @@ from eval.report.table import Table
 TEMPLATE = "page.html.j2"
 SHOWN_CLASSES = 5
 SHOWN_PAIRS = 15
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def _reliability(run: Run) -> str:
     low, high = wilson(round(middle / 2), middle)
     spread = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
     pictures = "picture" if sizes[-1] == 1 else "pictures"
+    if middle < FEW:
+        return f"{len(sizes):,} classes with {spread} {pictures} each: too few for the share of any to say much."
     return (
         f"{len(sizes):,} classes with {spread} {pictures} each. Of {middle}, a share of one half has a 95 % interval "
         f"of {100 * low:.0f}–{100 * high:.0f} %: which classes come first and last is partly chance."

@@ -23,7 +23,7 @@ class Pair:
     @property
     def reasons(self) -> list[str]:
         """Why no number of the paper can stand beside it."""
-        return list(dict.fromkeys([*self.latent.result.not_comparable, *self.pixel.result.not_comparable]))
+        return list(dict.fromkeys([*self.latent.reasons, *self.pixel.reasons]))
 
 
 def in_points(difference: Difference) -> str:
