@@ -1,4 +1,4 @@
-"""What a model reads of a picture: a file decoded, a latent as it is, or a latent decoded and encoded again."""
+"""What a model reads of a picture that is not yet what it reads: a file or a latent, decoded; a latent encoded again."""
 
 from __future__ import annotations
 
