@@ -1,4 +1,4 @@
-"""What a model reads of a picture that is not yet what it reads: a file or a latent, decoded; a latent encoded again."""
+"""Pictures made ready for a model: files decoded, latents decoded, and what was decoded encoded again."""
 
 from __future__ import annotations
 
