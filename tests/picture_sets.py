@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from encode_pipeline.latents.command import RequestError
+from eval.pictures import Picture, PictureSet, open_pictures
 from tests.tars import tar_of
 
 Members = list[tuple[str, bytes]]
@@ -59,3 +63,15 @@ def wds(folder: Path, *tars: Members, classes: tuple[str, ...] = CLASSES) -> Pat
     files: dict[str, bytes | str] = {"test/nshards.txt": str(len(tars))}
     files |= {f"test/{number}.tar": tar_of(members) for number, members in enumerate(tars)}
     return write(folder, files | (class_list(classes) if classes else {}))
+
+
+def all_of(pictures: PictureSet) -> list[Picture]:
+    """The pictures of every part, in order."""
+    return [picture for part in pictures.parts for picture in pictures.read(part)]
+
+
+def fails(data: str | Path, message: str, kind: type[Exception] = RequestError, classes: Path | None = None) -> None:
+    """What is wrong with a set is told in one line, at the latest when it is read."""
+    with pytest.raises(kind, match=f"^{re.escape(str(message))}") as caught:
+        all_of(open_pictures(str(data), classes))
+    assert "\n" not in str(caught.value)
