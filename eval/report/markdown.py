@@ -51,8 +51,8 @@ def _table(table: Table) -> list[str]:
             mark = " †" if pair.reasons else ""
             lines.append(_line([*map(_escaped, told), in_points(pair.top1) + mark, in_points(pair.top5) + mark]))
         lines.append("")
-        if reasons := list(dict.fromkeys(reason for pair in table.pairs for reason in pair.reasons)):
-            lines += [f"†: not comparable with the paper: {_escaped('; '.join(reasons))}.", ""]
+        if why := list(dict.fromkeys(reason for pair in table.pairs for reason in pair.reasons)):
+            lines += [f"†: not comparable with the paper: {_escaped('; '.join(why))}.", ""]
     return lines
 
 

@@ -1,0 +1,396 @@
+"""The report on evaluations: the paper's table with ours in it, every mark and refusal, and the page in a browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+from PIL import Image
+
+pytest.importorskip("jinja2")
+
+from encode_pipeline.latents.cache import ShardCache
+from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.spec import digest
+from encode_pipeline.latents.store import Version
+from eval.__main__ import VERBS, main
+from eval.report.arrange import sets_of, tables
+from eval.report.collect import read_run, read_runs
+from eval.report.csv_table import to_csv
+from eval.report.latex import escaped, to_latex
+from eval.report.markdown import to_markdown
+from eval.report.page import to_html
+from eval.report.paired import pairs_of
+from eval.report.published import published
+from eval.report.table import Table
+from eval.zero_shot import distinct
+from tests.conftest import Configure, encode_and_seal
+from tests.evaluations import GENERATED, LATENT, PICTURES, PIXEL, Picture, pictures_of, write_evaluation
+from tests.test_demo_report import console_lines
+
+IMAGENET = {"templates": 80, "names_sha256": digest(list(open_clip.IMAGENET_CLASSNAMES))}
+B32 = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k", "provenance": PIXEL}
+TINY = ["trained on 179,200 of the paper's 34 billion samples", "a small model (5.1 M parameters)"]
+NAMES = ["red <ring>", "blue & star", "green_cross", "a | b", "white circle", "black square"]
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A latent model in both of the paper's ways and a pixel model, on as many pictures as ImageNet has."""
+    out = tmp_path_factory.mktemp("imagenet")
+    names = distinct(open_clip.IMAGENET_CLASSNAMES)
+    pictures = pictures_of(names, 50)
+    runs: dict[str, dict[str, Any]] = {
+        "b8-in": {"dataset": "latents"},
+        "b8-gin-decoded": {"way": "decoded", "data": {"generated": GENERATED}, "accuracy": 0.8},
+        "b8-gin-direct": {"way": "direct", "data": {"generated": GENERATED}, "accuracy": 0.8},
+        "b32-in": {"way": "pixels", "data": PICTURES, "dataset": "imagenet", "accuracy": 0.66, **B32},
+    }
+    return [
+        write_evaluation(
+            out / name, names, pictures, **{"model": "latent-vit-b-8", "chance": chance, **IMAGENET, **changes}
+        )
+        for chance, (name, changes) in enumerate(runs.items())
+    ]
+
+
+def tiny(folder: Path, **changes: Any) -> Path:
+    """A run on a few classes."""
+    return write_evaluation(folder, NAMES, pictures_of(NAMES, 10), **{"not_comparable": TINY, **changes})
+
+
+def values(table: Table, row: int) -> list[float | None]:
+    return [None if cell is None else round(cell.value, 1) for cell in table.ours[row].cells]
+
+
+def test_the_papers_numbers_are_the_papers_and_every_model_has_its_name_here() -> None:
+    paper = published("table1")
+    assert [column["key"] for column in paper.columns] == ["in_top1", "in_top5", "gin_top1", "gin_top5"]
+    by_name = {row.name: row for row in paper.rows}
+    assert len(paper.rows) == 12 and all(row.model for row in paper.rows)
+    assert list(by_name["(1) Latent-ViT-B/8"].values.values()) == [68.8, 91.3, 82.0, 97.3]
+    assert by_name["(2) Latent-ViT-B/4-plus"].values == {"gin_top1": 84.6, "gin_top5": 98.0}
+    assert list(by_name["CLIP-ViT-g/14 L2B"].values.values()) == [78.5, 95.3, 86.8, 98.4]
+    assert paper.data["classes_sha256"] == IMAGENET["names_sha256"]
+    assert paper.data["templates"] == len(open_clip.OPENAI_IMAGENET_TEMPLATES)
+
+
+def test_runs_of_a_model_fold_into_the_papers_rows(imagenet: list[Path]) -> None:
+    runs = read_runs(imagenet)
+    [table] = tables(runs)
+    assert [row.name for row in table.ours] == [
+        "(1) latent-vit-b-8",
+        "(2) latent-vit-b-8",
+        "ViT-B-32/laion2b_s34b_b79k",
+    ]
+    assert [row.paper for row in table.ours] == ["(1) Latent-ViT-B/8", "(2) Latent-ViT-B/8", "CLIP-ViT-B/32 L2B"]
+    shares = [100 * run.result.metrics["acc1"] for run in runs]
+    assert [row[0] for row in (values(table, 0), values(table, 2))] == [round(shares[0], 1), round(shares[3], 1)]
+    assert [row[2] for row in (values(table, 0), values(table, 1))] == [round(shares[1], 1), round(shares[2], 1)]
+    assert values(table, 1)[:2] == [None, None] and values(table, 2)[2:] == [None, None]
+    cell = table.ours[0].cells[0]
+    assert cell and cell.low and cell.high and cell.low < cell.value < cell.high
+    assert not cell.reasons and cell.difference == pytest.approx(round(cell.value, 1) - 68.8)
+    [pair] = table.pairs  # the generated ones had no pixel model
+    assert pair.top1.value == pytest.approx((shares[0] - shares[3]) / 100) and pair.top1.low < pair.top1.high
+
+
+def test_fewer_pictures_or_other_templates_are_not_the_papers_numbers(tmp_path: Path) -> None:
+    names = distinct(open_clip.IMAGENET_CLASSNAMES)
+    folder = write_evaluation(tmp_path / "few", names, pictures_of(names, 1), **{**IMAGENET, "templates": 7})
+    [table] = tables(read_runs([folder]))
+    [reasons] = table.notes
+    assert "1,000 pictures, where the paper has 50,000" in reasons
+    assert "7 templates for the class names, where OpenCLIP has 80" in reasons
+    assert all(cell is None or cell.difference is None for cell in table.ours[0].cells)
+
+
+def test_two_readings_of_the_noise_are_two_columns(tmp_path: Path) -> None:
+    workflow = {**GENERATED, "noise": "workflow", "levels": [{"t": 499.5, "sigma": 1.616}]}
+    folders = [
+        tiny(tmp_path / "real"),
+        tiny(tmp_path / "one", way="direct", data={"generated": GENERATED}),
+        tiny(tmp_path / "two", way="direct", data={"generated": workflow}, accuracy=0.5),
+    ]
+    [table] = tables(read_runs(folders))
+    assert [group for group, _ in table.groups] == ["Acc (real)", "Acc (generated literal)", "Acc (generated workflow)"]
+    assert any("t=659 σ=2.841" in text for text in table.about) and any("t=499.5" in text for text in table.about)
+
+
+def test_every_number_that_is_not_comparable_is_marked_in_every_format(tmp_path: Path, imagenet: list[Path]) -> None:
+    strange = tiny(tmp_path / "tiny")
+    runs = read_runs([imagenet[0], strange])
+    found = tables(runs)
+    text = to_markdown(found, runs)
+    for line in text.splitlines():
+        if line.startswith("| ours"):
+            assert line.count("[^") == (2 if "latent-vit-demo" in line else 0)
+    assert all(reason in text.replace("\\", "") for reason in TINY)
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    marked = [row for row in rows if row["not_comparable"]]
+    assert [row["model"] for row in marked] == ["(1) latent-vit-demo"]
+    assert all(reason in marked[0]["real_top1_not_comparable"] for reason in TINY)
+    latex = to_latex(found)
+    for line in latex.splitlines():
+        assert (r"\dagger" in line) == ("latent-vit-demo" in line or line.startswith(r"\par"))
+    page = to_html(found, runs)
+    assert page.count('class="mark"') == 2 and page.count('class="badge" title="trained on 179,200') == 2
+
+
+def test_markdown_and_latex_are_whole(imagenet: list[Path]) -> None:
+    runs = read_runs(imagenet)
+    found = tables(runs)
+    for line in to_markdown(found, runs).splitlines():
+        if line.startswith(("| ours", "| published")):
+            assert len(re.split(r"(?<!\\)\|", line)) == 8
+    latex = to_latex(found)
+    for begin, end in (("{", "}"), (r"\begin{table}", r"\end{table}"), (r"\begin{tabular}", r"\end{tabular}")):
+        assert latex.count(begin) == latex.count(end)
+    body = latex[latex.index(r"\midrule") :]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert len(lines) == 3 + 3 + 12 and all(len(re.split(r"(?<!\\)&", line)) == 5 for line in lines)
+    assert escaped("a_b & 5% {x} \\ ~^") == r"a\_b \& 5\% \{x\} \textbackslash{} \textasciitilde{}\textasciicircum{}"
+
+
+def test_csv_has_a_line_a_model_in_the_papers_order(imagenet: list[Path]) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(tables(read_runs(imagenet))))))
+    assert [row["source"] for row in rows] == ["ours"] * 3 + ["published"] * 12
+    assert rows[3]["in_top1"] == "68.8" and rows[4]["in_top1"] == "" and rows[4]["gin_top5"] == "97.3"
+    result = json.loads((imagenet[0] / "result.json").read_text())
+    assert float(rows[0]["in_top1"]) == pytest.approx(100 * result["metrics"]["acc1"], abs=1e-4)
+    assert float(rows[0]["in_top5_low"]) == pytest.approx(100 * result["intervals"]["acc5"][0], abs=1e-4)
+    assert rows[0]["gin_top1_run"] == str(imagenet[1])
+
+
+def test_answers_are_paired_by_key_whatever_their_order(tmp_path: Path) -> None:
+    latent, pixel = tiny(tmp_path / "latent"), tiny(tmp_path / "pixel", chance=1, data=PICTURES, way="pixels", **B32)
+    [pair] = pairs_of(sets_of(read_runs([latent, pixel])))
+    lines = (pixel / "predictions.jsonl").read_text().splitlines()
+    random.Random(0).shuffle(lines)
+    (pixel / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+    [again] = pairs_of(sets_of(read_runs([latent, pixel])))
+    assert (again.top1, again.top5) == (pair.top1, pair.top5)
+    answers = [read_run(folder).answers for folder in (latent, pixel)]
+    assert answers[0] and answers[1]
+    assert pair.top1.value == pytest.approx(answers[0].first.mean() - answers[1].first.mean())
+
+
+def test_other_pictures_of_the_same_names_are_another_column(tmp_path: Path) -> None:
+    """As those of ImageNet-C, which are called like ImageNet's."""
+    one, other = ({**PICTURES, "identity": letter * 64} for letter in "ab")
+    folders = [tiny(tmp_path / "one", data=one, way="pixels", **B32), tiny(tmp_path / "two", data=other, **B32)]
+    [table] = tables(read_runs(folders))
+    assert [group for group, _ in table.groups] == ["Acc (real 1)", "Acc (real 2)"]
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for number, more in enumerate(({"step": 100}, {"step": 200}, {"latents": {"vae": {"name": "pixels"}}})):
+        tiny(tmp_path / str(number), provenance={"weights_sha256": str(number) * 64, **more})
+    [table] = tables(read_runs(sorted(tmp_path.iterdir())))
+    assert [row.name for row in table.ours] == [
+        "(1) latent-vit-demo, step 100",
+        "(1) latent-vit-demo, step 200",
+        "latent-vit-demo on pixels",
+    ]
+
+
+def test_runs_that_disagree_are_an_error_that_names_both(tmp_path: Path) -> None:
+    one, same, other = tiny(tmp_path / "one"), tiny(tmp_path / "same"), tiny(tmp_path / "other", chance=1)
+    assert len(tables(read_runs([one, same]))[0].ours) == 1
+    with pytest.raises(CheckFailed, match=rf"{one} and {other}: the same model on the same pictures, acc1 "):
+        tables(read_runs([one, same, other]))
+
+
+def _unfinished(folder: Path) -> None:
+    (folder / "result.json").unlink()
+
+
+def _torn(folder: Path) -> None:
+    (folder / "result.json").write_text('{"ok": true, "metrics"')
+
+
+def _without_a_way(folder: Path) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    del result["way"]
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def _short(folder: Path) -> None:
+    lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_text("".join(lines[:-1]))
+
+
+def _double(folder: Path) -> None:
+    lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_text("".join([*lines[:-1], lines[0]]))
+
+
+def _altered(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**line, "top5": NAMES[:1]}) + "\n" for line in lines)
+    (folder / "predictions.jsonl").write_text(text)
+
+
+def _no_predictions(folder: Path) -> None:
+    (folder / "predictions.jsonl").unlink()
+
+
+def _no_json(folder: Path) -> None:
+    (folder / "predictions.jsonl").write_text("{}\n" * 60)
+
+
+def _no_evaluation(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "says"),
+    [
+        (_unfinished, 1, r"not finished: no result\.json; go on with `python -m eval zero-shot "),
+        (_torn, 1, r"result\.json: damaged: not a JSON object"),
+        (_without_a_way, 1, r"result\.json: damaged: way is required"),
+        (_short, 1, r"predictions\.jsonl: 59 lines, but result\.json says n=60"),
+        (_double, 1, r"predictions\.jsonl: sample 00000000 of shard 00000 stands there 2 times"),
+        (_altered, 1, r"predictions\.jsonl: its lines give acc1 0\.\d+, but result\.json says 0\.\d+"),
+        (_no_predictions, 1, r"predictions\.jsonl: no such file"),
+        (_no_json, 1, r"predictions\.jsonl: line 1: not a prediction"),
+        (_no_evaluation, 2, r"not the folder of an evaluation"),
+        (shutil.rmtree, 2, r"run: no such folder"),
+    ],
+)
+def test_what_is_wrong_with_a_run_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, status: int, says: str
+) -> None:
+    spoil(tiny(tmp_path / "run"))
+    assert main("eval", VERBS, ["report", str(tmp_path / "run"), f"out={tmp_path / 'out'}"]) == status
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(says, error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_retrieval_has_its_own_table(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "run")
+    recalls = {
+        f"{what}_retrieval_recall@{rank}": rank / 20 + (what == "text") / 100
+        for what in ("image", "text")
+        for rank in (1, 5, 10)
+    }
+    result = json.loads((folder / "result.json").read_text())
+    result |= {"task": "zeroshot_retrieval", "metrics": recalls, "intervals": {}, "captions": 60}
+    (folder / "result.json").write_text(json.dumps(result))
+    lines = [{"shard": "0", "key": str(number), "captions": ["a ring"], "text_rank": 1} for number in range(60)]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = read_runs([folder, tiny(tmp_path / "other")])
+    retrieval, classification = tables(runs)
+    assert values(retrieval, 0) == [6.0, 26.0, 51.0, 5.0, 25.0, 50.0]
+    assert retrieval.groups == [("image → text", 3), ("text → image", 3)]
+    assert classification.title == "6 classes"
+    assert "Retrieval" in to_html([retrieval, classification], runs)
+
+
+def held_out(version: Version, scratch: Path) -> list[Picture]:
+    cache = ShardCache(version, scratch)
+    pictures: list[Picture] = []
+    for row in version.manifest().to_pylist():
+        if row["view"] == 0:
+            with cache.open(row) as shard:
+                names = [shard.metadata(index)["metadata"]["class_name"] for index in range(len(shard))]
+                pictures += [(row["shard"], key, name) for key, name in zip(shard.keys, names, strict=True)]
+    return pictures
+
+
+def test_classes_are_shown_with_what_their_latents_decode_to(configure: Configure, world: Path, tmp_path: Path) -> None:
+    version = encode_and_seal(configure(source=str(world / "test"), views=1))
+    pictures = held_out(version, tmp_path / "cache")
+    names = sorted({label for _, _, label in pictures})
+    store = tmp_path / "store"
+    changes = {"dataset": str(store), "data": {"fingerprint": version.fingerprint}, "not_comparable": TINY}
+    folder = write_evaluation(tmp_path / "run", names, pictures, **changes)
+    runs = read_runs([folder])
+    page = to_html(tables(runs), runs)
+    assert page.count("data:image/jpeg") == page.count("data:image/png") == 10  # five worst and five best
+    assert "what the latent decodes to" in page and "confusion of 48 classes" in page
+    assert console_lines(_written(page, tmp_path), tmp_path / "profile") == []
+    shutil.rmtree(store)
+    page = to_html(tables(runs), runs)
+    assert "data:image/jpeg" not in page and "No pictures are shown, because the data cannot be read now" in page
+
+
+def test_classes_are_shown_with_pictures_of_a_folder(tmp_path: Path) -> None:
+    from eval.pictures import open_pictures
+
+    for number, name in enumerate(("ring", "star")):
+        for count in range(3):
+            path = tmp_path / "pictures" / name / f"{count}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((300, 400, 3), 60 + 90 * number + count, np.uint8)).save(path)
+    found = open_pictures(str(tmp_path / "pictures"))
+    pictures = [
+        (part.name, item.key, found.names[item.label or 0]) for part in found.parts for item in found.read(part)
+    ]
+    changes: dict[str, Any] = {"dataset": found.address, "way": "pixels", **B32}
+    folder = write_evaluation(tmp_path / "run", found.names, pictures, data=PICTURES, accuracy=0.5, **changes)
+    runs = read_runs([folder])
+    assert to_html(tables(runs), runs).count("data:image/jpeg") == 2
+
+
+def test_the_page_of_imagenet_is_light_and_speaks_to_no_console(imagenet: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main("eval", VERBS, ["report", *map(str, imagenet), f"out={out}"]) == 0
+    page = (out / "report.html").read_text()
+    assert len(page) < 3_000_000 and {file.name for file in out.iterdir()} == {
+        f"report.{kind}" for kind in ("html", "md", "csv", "tex")
+    }
+    assert "1,000 classes with 50 pictures each" in page and "Most confused" in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert console_lines(out / "report.html", tmp_path / "profile") == []
+
+
+def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+    names = ["<script>alert(1)</script>", 'x" onload="y', "plain", "ring"]
+    changes: dict[str, Any] = {"model": "<b>|bold_model|</b>", "dataset": "<i>data</i>", "provenance": LATENT}
+    runs = read_runs([write_evaluation(tmp_path / "run", names, pictures_of(names, 3), accuracy=0.4, **changes)])
+    found = tables(runs)
+    page = to_html(found, runs)
+    assert parts_of(page) & {"script", "onload", "i"} == set() and "&lt;b&gt;|bold_model|" in page
+    assert r"\<b\>\|bold\_model\|\</b\>" in to_markdown(found, runs)
+    assert console_lines(_written(page, tmp_path), tmp_path / "profile") == []
+
+
+def test_json_says_what_the_tables_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny(tmp_path / "run")
+    assert main("eval", VERBS, ["report", str(folder), f"out={tmp_path / 'out'}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    [row] = told["tables"][0]["rows"]
+    score = row["scores"]["real_top1"]
+    assert row["model"] == "(1) latent-vit-demo" and set(TINY) < set(score["not_comparable"])
+    assert score["interval"][0] < score["value"] < score["interval"][1] and score["run"] == str(folder)
+
+
+def parts_of(page: str) -> set[str]:
+    """The names of all elements and attributes of a page."""
+    found: set[str] = set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.update((tag, *(name for name, _ in attrs)))
+
+    Reader().feed(page)
+    return found
+
+
+def _written(page: str, folder: Path) -> Path:
+    path = folder / "page.html"
+    path.write_text(page)
+    return path
