@@ -82,7 +82,8 @@ def ship(out: Path, folder: Path = SHIPPED) -> dict[str, Any]:
             size=size,
             sha256=sha256_of(made / WEIGHTS),
         )
-        (made / CARD).write_text(model_card(content, latents, parameter_counts(model), "native") + about)
+        card = model_card(content, latents, parameter_counts(model), "native")
+        (made / CARD).write_text(card.replace("# license: yours to choose", "license: apache-2.0") + about)
     return {"folder": str(folder), **result["metrics"]}
 
 

@@ -12,5 +12,9 @@ zero_shot.py    which class name fits a picture best
 retrieval.py ranking.py  the picture of a caption, and a caption of a picture
 evaluation.py parts.py result.py  what both are told, and how they come to a result, part by part
 intervals.py    how far a score may be off by the luck of the draw
-report/         results side by side, the paper's numbers (paper/) beside ours: Markdown, CSV, LaTeX, a page
+denoise.py      from noise to latents, in sigmas, with the randomness handed in
+generator.py    any SDXL pipeline as a thing that tells the noise under a prompt; a tiny one (tiny_generator.py)
+generated_imagenet.py  a data set that a generator has been over: a latent store of its own
+labelled_latents.py    what it starts from; generate_shard.py one tar of it, as the encoder's engines are handed it
+report/         results side by side, the paper's beside ours
 """

@@ -11,8 +11,9 @@ from encode_pipeline.latents.command import Settings
 
 FORMS = {
     "runs/b8": "a training run, its latest checkpoint; or a checkpoint file",
-    "DIR": "what `python -m train export` or `python -m train import` made; a folder of OpenCLIP "
-    "(open_clip_config.json and weights); or a CLIP of transformers (config.json, model.safetensors and the rest)",
+    "DIR": "what `python -m train export` or `python -m train import` made",
+    "DIR with open_clip_config.json": "a model of OpenCLIP: its config and weights",
+    "DIR with config.json": "a CLIP of transformers: config, model.safetensors, preprocessing, tokenizer",
     "MODEL/TAG": "published weights of an OpenCLIP model, as the baselines below",
     "MODEL/FILE": "an OpenCLIP model with the weights in a file",
     "hf-hub:ORG/NAME": "an OpenCLIP model on the Hugging Face hub",

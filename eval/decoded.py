@@ -1,4 +1,4 @@
-"""What a model reads of a picture: a file decoded, a latent as it is, or a latent decoded and encoded again."""
+"""Pictures made ready for a model: files decoded, latents decoded, and what was decoded encoded again."""
 
 from __future__ import annotations
 

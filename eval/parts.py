@@ -42,9 +42,9 @@ class WorkFolder:
             key = next(key for key in {**request, **before} if before.get(key) != now.get(key))
         except (ValueError, TypeError, AttributeError, StopIteration):
             raise RequestError(f"{place}: damaged: not what was asked of this folder; choose another out=") from None
+        there, here = _short(before.get(key)), _short(now.get(key))
         raise RequestError(
-            f"{self.path}: holds another evaluation: {key} is {before.get(key)} there and {now.get(key)} here; "
-            "choose another out="
+            f"{self.path}: holds another evaluation: {key} is {there} there and {here} here; choose another out="
         )
 
     def result(self) -> dict[str, Any] | None:
@@ -76,3 +76,9 @@ class WorkFolder:
             failpoint("after-commit", names[number])
         ranks.wait()
         return files
+
+
+def _short(value: Any) -> str:
+    """A value as it fits into a line: of a hash its beginning."""
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"

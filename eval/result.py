@@ -74,6 +74,10 @@ def show(result: Mapping[str, Any]) -> str:
         for low, high in [result["intervals"][name]]
     )
     lines = [f"{result['model']}{step} on {result['n']} pictures {asked} ({result['way']}): {scores}"]
+    if result.get("repeated_captions"):
+        lines.append(
+            f"{result['repeated_captions']} captions are also another picture's, for which they count as wrong"
+        )
     if result["damaged"]:
         lines.append(f"{result['damaged']} damaged pictures count as wrong answers")
     if result["not_comparable"]:

@@ -87,7 +87,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     ("package", "allowed_in"),
     [
         ("ray", {"encode_pipeline/on_ray/", "cluster/"}),
-        ("diffusers", {"encode_pipeline/vae.py", "eval/generator.py", "demo/train_vae.py", "demo/measure_vae.py", "demo/train_generator.py"}),
+        (
+            "diffusers",
+            {
+                "encode_pipeline/vae.py",
+                "eval/generator.py",
+                "demo/train_vae.py",
+                "demo/measure_vae.py",
+                "demo/train_generator.py",
+            },
+        ),
     ],
 )
 def test_engines_and_models_are_imported_in_their_rooms_only(package: str, allowed_in: set[str]) -> None:

@@ -59,9 +59,7 @@ def folder(weights: Path, tmp_path: Path) -> Path:
     out = tmp_path / "folder"
     out.mkdir()
     state = torch.load(weights)["state_dict"]
-    save_file(
-        {name.removeprefix("module."): tensor for name, tensor in state.items()}, out / "open_clip_model.safetensors"
-    )
+    save_file({name[len("module.") :]: tensor for name, tensor in state.items()}, out / "open_clip_model.safetensors")
     (out / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": PREPARATION}))
     return out
 
@@ -127,9 +125,7 @@ def test_a_file_of_weights_is_the_same_model(tiny: str, weights: Path, folder: P
     assert model.not_comparable[0] == "weights of a local file, not one of OpenCLIP's published"
 
 
-def test_a_tag_brings_its_own_preparation_and_activation(
-    tiny: str, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tag_brings_its_own_preparation(tiny: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tags = {"mine": {"file": str(weights), **PREPARATION}, "fast": {"file": str(weights), "quick_gelu": True}}
     monkeypatch.setitem(_PRETRAINED, tiny, tags)
     mine, fast = open_model(f"{tiny}/mine"), open_model(f"{tiny}/fast")
@@ -145,9 +141,7 @@ def test_a_tag_brings_its_own_preparation_and_activation(
         open_model(tiny)
 
 
-def test_a_clip_of_transformers_gives_what_transformers_gives(
-    transformers_folder: Path, pictures: list[Image.Image]
-) -> None:
+def test_a_clip_gives_what_transformers_gives(transformers_folder: Path, pictures: list[Image.Image]) -> None:
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     model = open_model(str(transformers_folder))
@@ -179,9 +173,7 @@ def changed(folder: Path, file: str, less: str | None = None, **more: torch.Tens
     save_file({**state, **more}, folder / file, metadata={"format": "pt"})
 
 
-def test_weights_that_do_not_fit_open_clips_model_are_named(
-    tiny: str, folder: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_weights_that_do_not_fit_open_clip_are_named(tiny: str, folder: Path, weights: Path, tmp_path: Path) -> None:
     file = "open_clip_model.safetensors"
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     changed(folder, file, less="ln_final.bias", extra=torch.ones(1))

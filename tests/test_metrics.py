@@ -30,6 +30,7 @@ from demo.warts import WartPlan
 from encode_pipeline.attempt import attempt_shard
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encode_shard import ShardEncoder
+from encode_pipeline.latents.status import STAGES
 from encode_pipeline.latents.store import Store
 from encode_pipeline.on_ray.metrics import ActorMetrics, FleetMetrics
 from encode_pipeline.records import FailedAttempt, ShardReport
@@ -210,7 +211,7 @@ def fleet(
     began = time.time()
     one, two = encoders = [ray.remote(num_gpus=1)(Encoder).remote(fingerprint) for _ in range(2)]
     driver = FleetMetrics(fingerprint, gpus_per_actor=0.5)
-    early = {"ray_latents_made_total": 2, "ray_latents_seconds_total": 10, "ray_latents_shards": 4}
+    early = {"ray_latents_made_total": 2, "ray_latents_seconds_total": 2 * len(STAGES), "ray_latents_shards": 4}
 
     def seen() -> bool | None:
         driver.encoders(live=0, wanted=3)

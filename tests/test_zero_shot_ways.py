@@ -147,7 +147,7 @@ def test_a_model_of_latents_sees_pictures_through_its_vae_and_the_next_one_finds
     result, told = run(tmp_path / "out", latent, pictures, batch_size=7)
     assert (result["n"], result["way"], result["data"]["kind"]) == (30, "encoded", "pictures")
     assert result["data"]["vae"]["weights_sha256"] == spec.vae.weights_sha256
-    (manifest,) = (tmp_path / "cache").glob("*/latents/*/manifest.parquet")
+    (manifest,) = (tmp_path / "cache").rglob("manifest.parquet")
     version = Store(manifest.parents[1]).version(manifest.parent.name)
     assert result["data"]["fingerprint"] == version.fingerprint
     model, stored = open_model(latent), latents_in(version, tmp_path)
