@@ -17,7 +17,12 @@ VERBS = {
         show=lambda result: f"report: {result['report']}",
     ),
     "latents": Verb(DemoConfig, make_latents, "the same as far as the latents, for `make train`"),
-    "table1": Verb(TableConfig, make_table, "a latent tower against its twin of pixels, on the same pictures"),
+    "table1": Verb(
+        TableConfig,
+        make_table,
+        "a latent tower against its twin of pixels, on the same pictures, real and generated; again: resume",
+        show=lambda result: "\n".join(result[kind] for kind in ("md", "html")),
+    ),
     "pairs": Verb(DemoPairs, write_demo_pairs, "preference pairs of the small world, as parquet like Pick-a-Pic's"),
 }
 

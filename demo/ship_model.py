@@ -1,4 +1,6 @@
-"""`python -m demo.ship_model OUT`: the latent tower of a finished comparison becomes `demo/latent-clip`.
+"""`python -m demo.ship_model OUT`: what stays of a finished `make table1-demo`.
+
+Its latent tower becomes `demo/latent-clip`, its table and numbers `benchmarks/results/table1-demo.md` and `.json`.
 
 Weights are kept in half precision, which halves the folder and changes no prediction worth speaking of: the scores on
 the card are those of the folder itself.
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from demo.image_tar import sha256_of
+from demo.report_machine import git_commit, processor, software
 from demo.run import SHIPPED, VAE
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from train.checkpoint import load_checkpoint
@@ -23,6 +26,7 @@ from train.model import parameter_counts, restore_model
 from train.model_card import model_card
 
 WEIGHTS, CARD = "model.pt", "README.md"
+KEPT = Path(__file__).parents[1] / "benchmarks" / "results"
 MOST_BYTES = 12_000_000
 
 ABOUT = """
@@ -87,10 +91,30 @@ def ship(out: Path, folder: Path = SHIPPED) -> dict[str, Any]:
     return {"folder": str(folder), **result["metrics"]}
 
 
+def keep_results(out: Path, folder: Path = KEPT) -> None:
+    """Writes what was measured, in what time and on what, beside the other benchmarks."""
+    log = json.loads((out / "steps.json").read_text())
+    results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("results/*/result.json"))}
+    kept = ("way", "metrics", "intervals", "n", "classes", "templates", "damaged", "not_comparable")
+    content = {
+        "command": "make table1-demo",
+        "processor": processor(),
+        "software": software(),
+        "commit": git_commit(),
+        "asked": {key: value for key, value in log["asked"].items() if key != "out"},
+        "seconds": {name: step["seconds"] for name, step in log["steps"].items()},
+        "minutes": round(sum(step["seconds"] for step in log["steps"].values()) / 60),
+        "results": {name: {key: result[key] for key in kept} for name, result in results.items()},
+    }
+    (folder / "table1-demo.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "table1-demo.md").write_text((out / "report" / "report.md").read_text())
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m demo.ship_model OUT")
     try:
+        keep_results(Path(sys.argv[1]))
         print(ship(Path(sys.argv[1])))
     except (CheckFailed, RequestError) as error:
         sys.exit(f"error: {error}")

@@ -91,7 +91,8 @@ def _latents(spec: LatentSpec) -> list[str]:
         and tuple(spec.vae.config.get("block_out_channels", ())) == MEASURED
     )
     shape = "x".join(map(str, spec.shape))
-    return [] if is_sdxl else [f"latents of {shape} by {spec.vae.name}, not of 4x64x64 by a VAE like SDXL's"]
+    vae = Path(spec.vae.name).name if Path(spec.vae.name).is_absolute() else spec.vae.name
+    return [] if is_sdxl else [f"latents of {shape} by {vae}, not of 4x64x64 by a VAE like SDXL's"]
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def _of_store(
     reasons = [f"view {config.view} of the pictures, not the plain one"] if config.view else []
     if left_out := len(stored.version.left_out()):
         reasons.append(f"{left_out} tars were left out when the store was sealed")
+    reasons += (stored.generated or {}).get("not_comparable", [])
     return Subject(
         way=way,
         feed=Feed(stored.read, prepare, embed, config.batch_size),

@@ -83,6 +83,15 @@ def test_runs_of_a_model_fold_into_the_papers_rows(imagenet: list[Path]) -> None
     assert pair.top1.value == pytest.approx((shares[0] - shares[3]) / 100) and pair.top1.low < pair.top1.high
 
 
+def test_the_papers_numbers_are_there_where_none_of_ours_stands_beside_them(tmp_path: Path) -> None:
+    runs = read_runs([tiny(tmp_path / "run")])
+    ours, theirs = tables(runs)
+    assert ours.ours and not ours.published and not theirs.ours
+    assert [row.name for row in theirs.published] == [row.name for row in published("table1").rows]
+    assert [cell and cell.value for cell in theirs.published[0].cells] == [68.8, 91.3, 82.0, 97.3]
+    assert "none of ours was measured on ImageNet" in to_html([ours, theirs], runs)
+
+
 def test_fewer_pictures_or_other_templates_are_not_the_papers_numbers(tmp_path: Path) -> None:
     names = distinct(open_clip.IMAGENET_CLASSNAMES)
     folder = write_evaluation(tmp_path / "few", names, pictures_of(names, 1), **{**IMAGENET, "templates": 7})
@@ -96,7 +105,7 @@ def test_fewer_pictures_or_other_templates_are_not_the_papers_numbers(tmp_path: 
 def test_what_is_said_of_a_generator_is_said_of_the_numbers_on_its_pictures(tmp_path: Path) -> None:
     made = {**GENERATED, "not_comparable": ["the generator has random weights"]}
     folder = tiny(tmp_path / "run", way="direct", data={"generated": made})
-    [table] = tables(read_runs([folder]))
+    table, _ = tables(read_runs([folder]))
     assert all("the generator has random weights" in reasons for reasons in table.notes)
 
 
@@ -107,7 +116,7 @@ def test_two_readings_of_the_noise_are_two_columns(tmp_path: Path) -> None:
         tiny(tmp_path / "one", way="direct", data={"generated": GENERATED}),
         tiny(tmp_path / "two", way="direct", data={"generated": workflow}, accuracy=0.5),
     ]
-    [table] = tables(read_runs(folders))
+    table, _ = tables(read_runs(folders))
     assert [group for group, _ in table.groups] == ["Acc (real)", "Acc (generated literal)", "Acc (generated workflow)"]
     assert any("t=659 σ=2.841" in text for text in table.about) and any("t=499.5" in text for text in table.about)
 
@@ -174,14 +183,14 @@ def test_other_pictures_of_the_same_names_are_another_column(tmp_path: Path) -> 
     """As those of ImageNet-C, which are called like ImageNet's."""
     one, other = ({**PICTURES, "identity": letter * 64} for letter in "ab")
     folders = [tiny(tmp_path / "one", data=one, way="pixels", **B32), tiny(tmp_path / "two", data=other, **B32)]
-    [table] = tables(read_runs(folders))
+    table, _ = tables(read_runs(folders))
     assert [group for group, _ in table.groups] == ["Acc (real 1)", "Acc (real 2)"]
 
 
 def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for number, more in enumerate(({"step": 100}, {"step": 200}, {"latents": {"vae": {"name": "pixels"}}})):
         tiny(tmp_path / str(number), provenance={"weights_sha256": str(number) * 64, **more})
-    [table] = tables(read_runs(sorted(tmp_path.iterdir())))
+    table, _ = tables(read_runs(sorted(tmp_path.iterdir())))
     assert [row.name for row in table.ours] == [
         "(1) latent-vit-demo, step 100",
         "(1) latent-vit-demo, step 200",
@@ -277,7 +286,7 @@ def test_retrieval_has_its_own_table(tmp_path: Path) -> None:
     lines = [{"shard": "0", "key": str(number), "captions": ["a ring"], "text_rank": 1} for number in range(60)]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     runs = read_runs([folder, tiny(tmp_path / "other")])
-    retrieval, classification = tables(runs)
+    retrieval, classification, _ = tables(runs)
     assert values(retrieval, 0) == [6.0, 26.0, 51.0, 5.0, 25.0, 50.0]
     assert retrieval.groups == [("image → text", 3), ("text → image", 3)]
     assert classification.title == "6 classes"

@@ -45,9 +45,14 @@ def _table(table: Table) -> list[str]:
     lines += [""] if table.notes else []
     if table.pairs:
         lines += ["Latent against pixel on the same pictures, in points, with paired 95 % intervals:", ""]
-        lines += [_line(["latent", "pixel", "way", "top-1", "top-5"]), _line(["---", "---", "---", "---:", "---:"])]
+        lines += [_line(["pictures", "latent", "pixel", "way", "top-1", "top-5"]), _line(["---"] * 4 + ["---:"] * 2)]
         for pair in table.pairs:
-            told = [pair.latent.name, pair.pixel.name, f"{pair.latent.result.way} / {pair.pixel.result.way}"]
+            told = [
+                table.pictures_of(pair),
+                pair.latent.name,
+                pair.pixel.name,
+                f"{pair.latent.result.way} / {pair.pixel.result.way}",
+            ]
             mark = " †" if pair.reasons else ""
             lines.append(_line([*map(_escaped, told), in_points(pair.top1) + mark, in_points(pair.top5) + mark]))
         lines.append("")

@@ -99,6 +99,11 @@ class Table:
         """The number of the note that says why a number is not comparable; None if it is."""
         return self.notes.index(cell.reasons) + 1 if cell.reasons else None
 
+    def pictures_of(self, pair: Pair) -> str:
+        """On which pictures two models were compared, as the columns call them."""
+        group = next(column.group for column in self.columns if any(run is pair.latent for run in column.runs))
+        return group.removeprefix("Acc (").removesuffix(")")
+
     @property
     def groups(self) -> list[tuple[str, int]]:
         """The headings over the columns, each with the number of columns under it."""
