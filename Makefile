@@ -70,7 +70,7 @@ train: $(STAMP) ## train MODEL on the latent store DATA (else the demo's), on al
 	$(demo_latents)
 	$(BIN)/python -m train.launch $(train_words)
 
-eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on the labelled latent store DATA (else the demo's), among CLASSES
+eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on DATA, pictures or latents (else the demo's), among CLASSES
 	@test -n "$(CHECKPOINT)" || { echo "error: say make eval CHECKPOINT=DIR [DATA=STORE] [CLASSES=DIR]" >&2; exit 2; }
 	$(demo_latents)
 	$(BIN)/python -m eval zero-shot "checkpoint=$(CHECKPOINT)" "data=$(or $(DATA),$(DEMO)/test-store)" \
