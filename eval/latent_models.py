@@ -82,7 +82,7 @@ def _training(told: Mapping[str, Any]) -> list[str]:
 
 
 def unlike_sdxl(spec: LatentSpec) -> list[str]:
-    """What these are that the paper's are not. SDXL's VAE is known by its shape, as by its weights there are several."""
+    """What these are that the paper's are not. SDXL's VAE is known by its shape, as it has several weights."""
     if spec.vae.config.get("class") == PIXELS:
         return ["averaged pixels, no latents"]
     is_sdxl = (
