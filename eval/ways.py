@@ -82,6 +82,7 @@ def _of_store(
             "layout": None,
             "identity": stored.identity,
             "fingerprint": stored.version.fingerprint,
+            "view": config.view,
             "vae": _named(stored.version.spec.vae),
             "generated": stored.generated,
         },
