@@ -99,6 +99,7 @@ def generate_imagenet(config: GenerateConfig) -> dict[str, Any]:
     from eval.generate_shard import ShardGenerator, loaded
     from eval.generator import load_generator
     from eval.labelled_latents import CLASSES, labelled_latents, rows_of
+    from eval.stored import LACKING
 
     is_local = config.engine == "local"
     generator = loaded(config) if is_local else load_generator(config.generator)  # on Ray, GPUs are the actors'
@@ -118,6 +119,7 @@ def generate_imagenet(config: GenerateConfig) -> dict[str, Any]:
     gone_over = data.sealed_shards() if config.limit is None else map(shard_of, sources)
     rejected, lacking = refusals(version, made), refusals(data, gone_over)
     if result["ok"] and config.limit is None and items:
+        version.storage.create(LACKING, canonical_json(lacking, indent=1))  # before anyone can evaluate it
         version.seal()
     return {
         **result,

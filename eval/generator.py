@@ -145,7 +145,7 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
         raise RequestError(f"generator: {name}: no {missing[0]} in this pipeline")
     try:
         index = StableDiffusionXLPipeline.load_config(where, local_files_only=local)
-        kind = str(index.get("_class_name"))
+        kind = str(dict(index).get("_class_name"))
         if "StableDiffusionXL" not in kind:
             raise RequestError(f"generator: {name}: is a {kind}; a StableDiffusionXLPipeline is wanted")
         options = {"use_safetensors": True, "output_loading_info": True, "local_files_only": local}
@@ -158,11 +158,11 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
             for folder in ("tokenizer", "tokenizer_2")
         ]
         scheduler = EulerAncestralDiscreteScheduler.load_config(where, subfolder="scheduler", local_files_only=local)
+        schedule = Schedule.from_config(dict(scheduler), f"generator: {name}: scheduler")
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise RequestError(f"generator: {name}: {' '.join(str(error).split())}") from None
     unet, *text_encoders = models.values()
     _check_parts(f"generator: {name}", unet, text_encoders, tokenizers)
-    schedule = Schedule.from_config(scheduler, f"generator: {name}: scheduler")
     parameters = sum(weights.numel() for model in models.values() for weights in model.parameters())
     reasons = ["the generator has random weights"] if index.get(RANDOM) else []
     if parameters < SMALL:

@@ -59,7 +59,7 @@ def _latent_clip(
         "posterior": spec.posterior,
     }
     provenance = {"kind": "latent-clip", **told, "latents": latents}
-    reasons = [*_training(told), *_latents(spec)]
+    reasons = [*_training(told), *unlike_sdxl(spec)]
     return LatentClip(Loaded(str(told["name"]), address, model, tokenizer, image_parameters, provenance, reasons), spec)
 
 
@@ -81,10 +81,10 @@ def _training(told: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _latents(spec: LatentSpec) -> list[str]:
-    """SDXL's VAE is known by its shape, for by its weights there are several."""
+def unlike_sdxl(spec: LatentSpec) -> list[str]:
+    """What these are that the paper's are not. SDXL's VAE is known by its shape, as it has several weights."""
     if spec.vae.config.get("class") == PIXELS:
-        return ["reads averaged pixels, no latents"]
+        return ["averaged pixels, no latents"]
     is_sdxl = (
         spec.shape == AUTHORS_SHAPE
         and spec.vae.scaling_factor == AUTHORS_FACTOR

@@ -11,13 +11,10 @@ from encode_pipeline.latents.command import RequestError
 from eval.baselines import baselines
 from eval.clip import Clip, LatentClip, PixelClip
 from eval.latent_models import open_checkpoint, open_export
-from eval.open_clip_models import CONFIG, HUB, open_folder, open_from_hub, open_published, read_json
+from eval.open_clip_models import CONFIG, HUB, LOCAL, open_folder, open_from_hub, open_published, read_json
 from eval.transformers_clip import open_transformers_clip
 
 __all__ = ["Clip", "LatentClip", "PixelClip", "open_model"]
-
-LOCAL = "local-dir:"
-"""How OpenCLIP marks a folder."""
 
 
 def open_model(address: str | Path) -> LatentClip | PixelClip:

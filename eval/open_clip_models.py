@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from encode_pipeline.latents.command import RequestError, nearest
 from eval.clip import Loaded, PixelClip
 from train.import_checkpoint import read_foreign, weights_of
-from train.model import load_weights, parameter_counts
+from train.model import NO_CODE, load_weights, parameter_counts
 
 CONFIG = HF_CONFIG_NAME
 HUB = "hf-hub:"
+LOCAL = "local-dir:"
+"""How OpenCLIP marks a folder."""
 POSITIONS = "text.transformer.embeddings.position_ids"
 """0, 1, 2, …, which old versions of transformers kept with the weights."""
 
@@ -81,7 +83,7 @@ def open_folder(folder: Path, address: str) -> PixelClip:
 def load_folder(folder: Path, **changes: Any) -> tuple[Any, Any, Path]:
     """The model and the tokenizer in a folder with open_clip_config.json, and which file the weights were in."""
     weights = _weights_in(folder)
-    return *_load(f"local-dir:{folder}", weights, str(folder), **changes), weights
+    return *_load(f"{LOCAL}{folder}", weights, str(folder), **changes), weights
 
 
 def _weights_in(folder: Path) -> Path:
@@ -114,12 +116,23 @@ def _load(architecture: str, weights: Path, told: str, **settings: Any) -> tuple
     """OpenCLIP's model with exactly these weights, and its tokenizer."""
     with _told(told), _without_alarm():
         model = open_clip.create_model(architecture, load_weights=False, pretrained_text=False, **settings)
-        tokenizer = open_clip.get_tokenizer(architecture)
+        tokenizer = _tokenizer(architecture)
     state = weights_of(read_foreign(weights), weights)
     with _told(told):
         state = _in_todays_names(state, model)
     load_weights(model, state, str(weights))
     return model, tokenizer
+
+
+def _tokenizer(architecture: str) -> Any:
+    """The model's tokenizer. Code that a folder or a hub has for one is not run, whatever their config asks for."""
+    config = {}
+    if architecture.startswith(HUB):
+        config = read_json(Path(download_pretrained_from_hf(architecture.removeprefix(HUB), filename=CONFIG)))
+    elif architecture.startswith(LOCAL):
+        config = read_json(Path(architecture.removeprefix(LOCAL)) / CONFIG)
+    text = config.get("model_cfg", {}).get("text_cfg", {})
+    return open_clip.get_tokenizer(architecture, **NO_CODE if text.get("hf_tokenizer_name") else {})
 
 
 def _in_todays_names(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +25,6 @@ _WNID = re.compile(r"n\d{8}")
 class _File:
     name: str
     """Relative to the root: `CLASS/NAME.jpg`."""
-    size: int
     label: int
 
     @property
@@ -48,6 +49,9 @@ def open_folder(address: str, root: Path, classes: Path | None) -> PictureSet:
     own = root if classes or (root / CLASSES_FILE).is_file() else Path(address)
     listed, labels = _labels(root, folders, listed_classes(classes, own))
     files = [file for folder in folders for file in _files_of(root, folder, labels[folder])]
+    # By content, as of tars: pictures of one size and name, as uncompressed ones are, may be others.
+    with ThreadPoolExecutor() as threads:
+        hashes = list(threads.map(lambda file: _sha256(root / file.name), files))
     parts = [Part(f"{number:05d}", size) for number, size in enumerate(part_sizes(len(files)))]
     ends = [0]
     for part in parts:
@@ -58,8 +62,8 @@ def open_folder(address: str, root: Path, classes: Path | None) -> PictureSet:
         for number in stretches[part.name]:
             file = files[number]
             image = (root / file.name).read_bytes()
-            if len(image) != file.size:
-                raise CheckFailed(f"{root / file.name}: {len(image)} bytes now, {file.size} when it was listed")
+            if hashlib.sha256(image).hexdigest() != hashes[number]:
+                raise CheckFailed(f"{root / file.name}: not the bytes that it had when it was listed")
             yield Picture(file.key, image, file.label, ())
 
     return PictureSet(
@@ -67,7 +71,9 @@ def open_folder(address: str, root: Path, classes: Path | None) -> PictureSet:
         layout="folder",
         names=listed.names,
         templates=listed.templates,
-        identity=digest([listed.names, [[file.name, file.size, file.label] for file in files]]),
+        identity=digest(
+            [listed.names, [[file.name, sha256, file.label] for file, sha256 in zip(files, hashes, strict=True)]]
+        ),
         parts=parts,
         no_label=None,
         no_caption=f"{address}: pictures in class folders have no captions",
@@ -109,13 +115,18 @@ def _files_of(root: Path, folder: str, label: int) -> Iterator[_File]:
             raise RequestError(f"{entry.path}: a folder within a class folder")
         if not _is_picture(entry.name):
             raise RequestError(f"{entry.path}: not a picture by its ending; known are {', '.join(IMAGE_PARTS)}")
-        file = _File(f"{folder}/{entry.name}", entry.stat().st_size, label)
+        file = _File(f"{folder}/{entry.name}", label)
         if file.key in keys:
             raise RequestError(f"{entry.path}: a second picture of the name {file.key}")
         keys.add(file.key)
         yield file
     if not keys:
         raise RequestError(f"{root / folder}: a class folder without a picture")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folders(root: Path) -> list[str]:

@@ -24,6 +24,8 @@ def asked(config: EvaluationConfig, model: Clip, subject: Subject) -> dict[str, 
     """What decides the answers of any evaluation: the model, the data, and how the one looks at the other."""
     return {
         "weights": model.provenance["weights_sha256"],
+        # The same weights may be read as ViT-B-32 or as ViT-B-32-quickgelu.
+        **({"model": model.provenance["model"]} if "model" in model.provenance else {}),
         "preprocessing": model.provenance.get("preprocessing"),
         "latents": None if model.spec is None else model.spec.fingerprint,
         "data": subject.identity,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from encode_pipeline.latents.command import CheckFailed
 from eval import intervals
 from eval.clip import Clip
 from eval.evaluation import DonePart, Evaluation, EvaluationConfig
@@ -38,6 +39,11 @@ def retrieval(config: RetrievalConfig) -> dict[str, Any]:
 
         def conclude(done: list[DonePart]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             lines = [line for part in done for line in part.lines]
+            if mute := next((line for line in lines if not any(line["captions"])), None):
+                raise CheckFailed(
+                    f"{config.data}: {mute['shard']}: {mute['key']}: no caption (a store keeps none of a refused "
+                    "picture), so that recall would be of too few; evaluate the pictures themselves"
+                )
             captions, repeated = repetitions(lines)
             found = found_in(done, lines, model.device)
             result = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from eval.encoded import Damaged
 
 CLASS_NAME = "class_name"
+LACKING = "not-in-data.json"
+"""In a generated version's folder: the pictures that had no latent to start from, and why."""
 Label = tuple[str, int | None]
 """A class by its name, and by its number where the data say one."""
 
@@ -73,6 +76,12 @@ class StoredPictures:
         """How the latents were generated, if they were."""
         found: dict[str, Any] | None = self.version.spec.recipe.get("generated")
         return found
+
+    @property
+    def lacking(self) -> list[str]:
+        """What the data had that the latents were generated from, and could not be gone over."""
+        storage = self.version.storage
+        return list(json.loads(storage.read(LACKING))) if storage.exists(LACKING) else []
 
     def classify(self, label: str, listed: ClassList | None) -> ClassList:
         """The classes of the pictures, whose names stand under `label`: those listed, else those that occur.

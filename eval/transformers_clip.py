@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from encode_pipeline.latents.command import RequestError
 from eval.clip import Loaded, PixelClip
+from train.model import NO_CODE
 
 POSITIONS = ".position_ids"
 """0, 1, 2, …, which old versions of transformers kept with the weights."""
@@ -58,8 +59,8 @@ def open_transformers_clip(folder: Path, address: str) -> PixelClip:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, **NO_CODE)
+        words = AutoTokenizer.from_pretrained(folder, local_files_only=True, **NO_CODE)
     except Exception as error:  # configs and weights of strangers fail in many ways
         told = " ".join(str(error).split())
         raise RequestError(f"{folder}: cannot be opened: {type(error).__name__}: {told}") from None

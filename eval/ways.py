@@ -21,6 +21,7 @@ from eval.class_names import ClassList, listed_classes
 from eval.clip import LatentClip, PixelClip
 from eval.evaluation import EvaluationConfig
 from eval.feed import Embed, Feed, Item, Prepare, Subject, Way, as_they_are
+from eval.latent_models import unlike_sdxl
 from eval.picture_set import Part, PictureSet
 from eval.pictures import open_pictures
 from eval.stored import EncodedPictures, StoredPictures
@@ -71,10 +72,6 @@ def _of_store(
     else:
         check_latents(model.spec, stored.version.spec, stored.where)
         embed = partial(model.embed_latents, spec=stored.version.spec)
-    reasons = [f"view {config.view} of the pictures, not the plain one"] if config.view else []
-    if left_out := len(stored.version.left_out()):
-        reasons.append(f"{left_out} tars were left out when the store was sealed")
-    reasons += (stored.generated or {}).get("not_comparable", [])
     return Subject(
         way=way,
         feed=Feed(stored.read, prepare, embed, config.batch_size),
@@ -85,12 +82,29 @@ def _of_store(
             "layout": None,
             "identity": stored.identity,
             "fingerprint": stored.version.fingerprint,
+            "view": config.view,
             "vae": _named(stored.version.spec.vae),
             "generated": stored.generated,
         },
         identity=stored.identity,
-        not_comparable=reasons,
+        not_comparable=_reasons(config, model, stored, way),
     )
+
+
+def _reasons(config: EvaluationConfig, model: LatentClip | PixelClip, stored: StoredPictures, way: Way) -> list[str]:
+    """Why what a store holds is not what the paper's models were shown."""
+    reasons = [f"view {config.view} of the pictures, not the plain one"] if config.view else []
+    if left_out := len(stored.version.left_out()):
+        reasons.append(f"{left_out} tars were left out when the store was sealed")
+    if stored.generated is not None:
+        reasons += stored.generated.get("not_comparable", ["what its generator is worth is not recorded"])
+    elif way == "decoded":
+        reasons.append("pictures decoded from latents, where the paper has the pictures themselves")
+    if isinstance(model, PixelClip):  # a model of latents says it of its own
+        reasons += unlike_sdxl(stored.version.spec)
+    if lacking := len(stored.lacking):
+        reasons.append(f"{lacking} pictures are not among the generated ones, as they had no latent to start from")
+    return reasons
 
 
 def _by_decoding(

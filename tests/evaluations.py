@@ -12,6 +12,7 @@ import numpy as np
 import open_clip
 
 from encode_pipeline.latents.spec import digest
+from eval.class_names import imagenet_classes
 from eval.intervals import share
 from eval.zero_shot import distinct
 
@@ -112,7 +113,11 @@ LATENT: Mapping[str, Any] = {
 PIXEL: Mapping[str, Any] = {"kind": "open-clip", "address": "MODEL/TAG", "step": None, "latents": None}
 
 
-IMAGENET = {"templates": 80, "names_sha256": digest(list(open_clip.IMAGENET_CLASSNAMES))}
+IMAGENET = {
+    "templates": 80,
+    "templates_sha256": digest(imagenet_classes().templates),
+    "names_sha256": digest(list(open_clip.IMAGENET_CLASSNAMES)),
+}
 B32 = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k", "provenance": PIXEL}
 TINY = ["trained on 179,200 of the paper's 34 billion samples", "a small model (5.1 M parameters)"]
 NAMES = ["red <ring>", "blue & star", "green_cross", "a | b", "white circle", "black square"]

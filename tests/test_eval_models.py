@@ -191,7 +191,7 @@ def test_other_latents_keep_it_too(tmp_path: Path) -> None:
     assert told[0] == "latents of 4x64x64 by an SDXL VAE, not of 4x64x64 by a VAE like SDXL's"
     pixels = SPEC.model_copy(update={"vae": load_vae("pixels").identity, "shape": (3, 8, 8)})
     told = open_model(of_spec(tmp_path / "p.pt", pixels, imported_from="x", epoch=34)).not_comparable
-    assert told[0] == "reads averaged pixels, no latents"
+    assert told[0] == "averaged pixels, no latents"
 
 
 def test_what_is_no_model_of_ours_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

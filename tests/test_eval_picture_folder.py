@@ -74,5 +74,5 @@ def test_a_picture_that_changes_after_the_listing_is_named(tmp_path: Path) -> No
     root = write(tmp_path, {"cat/a.png": picture(0)})
     pictures = open_pictures(str(root))
     (root / "cat" / "a.png").write_bytes(b"x")
-    with pytest.raises(CheckFailed, match=r"cat/a\.png: 1 bytes now, \d+ when it was listed"):
+    with pytest.raises(CheckFailed, match=r"cat/a\.png: not the bytes that it had when it was listed"):
         all_of(pictures)

@@ -235,6 +235,10 @@ def test_a_set_is_known_by_what_it_holds(tmp_path: Path) -> None:
     renamed = open_pictures(str(moved)).identity
     write(moved, {"dog/d.png": picture(2)})
     assert len({before, renamed, open_pictures(str(moved)).identity}) == 3
+    plain = write(tmp_path / "plain", {"cat/a.bmp": picture(0, format="BMP")})
+    before = open_pictures(str(plain)).identity
+    write(plain, {"cat/a.bmp": picture(1, format="BMP")})  # as many bytes
+    assert open_pictures(str(plain)).identity != before
     tars = wds(tmp_path / "tars", numbered(0, "s0"))
     before = open_pictures(str(tars)).identity
     (tars / "test" / "0.tar").write_bytes(tar_of(numbered(1, "s0")))

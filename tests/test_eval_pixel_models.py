@@ -26,6 +26,8 @@ from eval.models import PixelClip, open_model
 from tests.test_eval_models import NAMES, TEMPLATES, classifier
 from tests.test_import import Bomb
 from tests.test_train_models import TEXT
+from train.config import Architecture
+from train.model import tokenizer_for
 
 SIZE = 32
 VISION = {"image_size": SIZE, "width": 32, "layers": 1, "head_width": 16, "patch_size": 8}
@@ -198,6 +200,23 @@ def test_weights_that_do_not_fit_open_clip_are_named(tiny: str, folder: Path, we
     assert not (tmp_path / "ran").exists()
     with pytest.raises(RequestError, match="no.pt is no file, and no tag of tiny-vit, which has none"):
         open_model(f"{tiny}/no.pt")
+
+
+def test_code_beside_a_tokenizer_is_not_run(folder: Path, transformers_folder: Path, tmp_path: Path) -> None:
+    """Neither where a folder has it, nor where its config, or a checkpoint's, asks for it to be trusted."""
+    trusted = {"hf_tokenizer_name": str(folder), "tokenizer_kwargs": {"trust_remote_code": True}}
+    config = {**TINY, "text_cfg": {**TINY["text_cfg"], **trusted}}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": PREPARATION}))
+    for place in (folder, transformers_folder):
+        (place / "strange.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w').close()\nclass Strange: pass\n")
+        said = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": ["strange.Strange", None]}}
+        (place / "tokenizer_config.json").write_text(json.dumps(said))
+        (place / "tokenizer.json").unlink(missing_ok=True)
+        with pytest.raises(RequestError, match=f"{place}: "):
+            open_model(place)
+    with pytest.raises(RequestError, match="hf_tokenizer_name"):
+        tokenizer_for(Architecture(embed_dim=16, vision_cfg=VISION, text_cfg=config["text_cfg"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_wrong_in_a_folder_of_transformers_is_named(transformers_folder: Path) -> None:

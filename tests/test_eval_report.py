@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("jinja2")
 
 from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.spec import digest
 from eval.__main__ import VERBS, main
 from eval.report.arrange import sets_of, tables
 from eval.report.collect import read_run, read_runs
@@ -34,6 +35,7 @@ from tests.evaluations import (
     IMAGENET,
     NAMES,
     PICTURES,
+    PIXEL,
     TINY,
     imagenet_evaluations,
     pictures_of,
@@ -187,6 +189,34 @@ def test_other_pictures_of_the_same_names_are_another_column(tmp_path: Path) -> 
     assert [group for group, _ in table.groups] == ["Acc (real 1)", "Acc (real 2)"]
 
 
+def test_views_prompts_and_architectures_are_not_mixed_up(tmp_path: Path) -> None:
+    plain = tiny(tmp_path / "plain")
+    other = {"model": "pixels", "provenance": PIXEL, "chance": 1, "way": "decoded"}
+    view = tiny(tmp_path / "view", data={"view": 1}, **other)
+    table, _ = tables(read_runs([plain, view]))
+    assert [column.group for column in table.columns[::2]] == ["Acc (real 1)", "Acc (real 2)"] and not table.pairs
+    prompts = tiny(tmp_path / "prompts", templates_sha256="9" * 64, **other)
+    table, _ = tables(read_runs([plain, prompts]))
+    usual = digest(["a photo of a {c}."])[:8]
+    assert table.about[-1] == f"templates differ: 7 ({usual}) for plain; 7 (99999999) for prompts"
+    assert table.pairs[0].reasons[-1] == "the two were asked with different prompts"
+    weights = {"pretrained": "w.pt", "provenance": {**PIXEL, "weights_sha256": "8" * 64, "address": "x"}}
+    two = [tiny(tmp_path / name, model=name, chance=at, **weights) for at, name in enumerate(("B", "B-quickgelu"))]
+    table, _ = tables(read_runs(two))
+    assert [row.name for row in table.ours] == ["B/w.pt", "B-quickgelu/w.pt"]
+
+
+def test_pictures_that_only_share_their_names_never_meet_in_a_column(tmp_path: Path) -> None:
+    """Not by way of a store either, that may be of the one or of the other."""
+    store = tiny(tmp_path / "store")
+    of = {"way": "pixels", "provenance": PIXEL}
+    clean = tiny(tmp_path / "clean", model="a", chance=1, data={**PICTURES, "identity": "1"}, **of)
+    foggy = tiny(tmp_path / "foggy", model="b", chance=2, data={**PICTURES, "identity": "2"}, **of)
+    table, _ = tables(read_runs([store, clean, foggy]))
+    assert len(table.columns) == 4
+    assert [(pair.latent.folder, pair.pixel.folder) for pair in table.pairs] == [(store, clean)]
+
+
 def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for number, more in enumerate(({"step": 100}, {"step": 200}, {"latents": {"vae": {"name": "pixels"}}})):
         tiny(tmp_path / str(number), provenance={"weights_sha256": str(number) * 64, **more})
@@ -286,7 +316,7 @@ def test_retrieval_has_its_own_table(tmp_path: Path) -> None:
     lines = [{"shard": "0", "key": str(number), "captions": ["a ring"], "text_rank": 1} for number in range(60)]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     runs = read_runs([folder, tiny(tmp_path / "other")])
-    retrieval, classification, _ = tables(runs)
+    classification, _, retrieval = tables(runs)
     assert values(retrieval, 0) == [6.0, 26.0, 51.0, 5.0, 25.0, 50.0]
     assert retrieval.groups == [("image → text", 3), ("text → image", 3)]
     assert classification.title == "6 classes"

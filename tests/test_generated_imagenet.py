@@ -33,8 +33,11 @@ from eval.__main__ import VERBS
 from eval.denoise import Level, denoise, guided
 from eval.generated_imagenet import GenerateConfig, generate_imagenet
 from eval.generator import build_tiny_pipeline, load_generator
+from eval.zero_shot import ZeroShotConfig, zero_shot
+from tests.clips import latent_clip
 from tests.conftest import SIDE, encode_and_seal, payload_hashes
 from tests.latent_stores import latent_store
+from tests.picture_sets import picture, write
 
 ROOT = Path(__file__).parent.parent
 Generate = Callable[..., dict[str, Any]]
@@ -188,6 +191,16 @@ def test_from_pictures(generate: Generate, world: Path) -> None:
             about = record["metadata"]
             assert templates[about["template"]].format(c=about["class_name"]) == about["prompt"]
     assert len({version_of(result).spec.recipe["generated"]["from"] for result in found}) == 1
+
+
+def test_pictures_that_had_no_latent_are_told_of_by_every_evaluation(generate: Generate, tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", {f"cat/{number}.png": picture(number) for number in range(2)})
+    write(folder, {"bird/0.png": picture(2), "bird/1.png": picture(3)[:300]})
+    result = generate(data=str(folder), image_size=SIDE, noise="literal")
+    assert (result["ok"], result["sealed"], result["items"], len(result["not_in_data"])) == (False, True, 3, 1)
+    model = latent_clip(tmp_path / "clip.pt", version_of(result).spec)
+    found = zero_shot(ZeroShotConfig(checkpoint=model, data=result["store"], cache=tmp_path / "cache"))
+    assert found["n"] == 3 and found["not_comparable"][-1].startswith("1 pictures are not among the generated ones")
 
 
 def test_a_vae_in_the_same_latent_space_is_named(

@@ -114,7 +114,7 @@ def test_known_by_content_and_marked(
     assert load_generator(str(tmp_path / "other")).weights_sha256 != generator.weights_sha256
     assert generator.not_comparable == [
         "the generator has random weights",
-        "the generator is a small one of 4.6 million parameters",
+        "the generator is a small one of 6.9 million parameters",
     ]
     assert generator.load_vae().identity.weights_sha256 == load_vae(str(small_vae)).identity.weights_sha256
 
@@ -165,6 +165,14 @@ def with_a_tokenizer_of_two_words(folder: Path) -> None:
     CLIPTokenizer().save_pretrained(folder / "tokenizer")
 
 
+def with_a_list_for_its_index(folder: Path) -> None:
+    (folder / "model_index.json").write_text("[]")
+
+
+def with_words_for_numbers(folder: Path) -> None:
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"beta_start": "x"}')
+
+
 def without_its_unet(folder: Path) -> None:
     shutil.rmtree(folder / "unet")
 
@@ -179,6 +187,8 @@ def without_its_unet(folder: Path) -> None:
         (with_pickles_only, "no file named diffusion_pytorch_model.safetensors found in directory"),
         (with_a_tokenizer_of_two_words, "tokens, its text encoder 49408"),
         (without_its_unet, "no unet in this pipeline"),
+        (with_a_list_for_its_index, "is a None; a StableDiffusionXLPipeline is wanted"),
+        (with_words_for_numbers, "could not convert string to float: 'x'"),
     ],
 )
 def test_what_is_wrong_with_a_pipeline_is_one_line(tiny_pipeline: Path, tmp_path: Path, damage: Any, says: str) -> None:

@@ -17,12 +17,15 @@ from PIL import Image
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import LatentSpec
 from eval import ranking
+from eval.encoded import encoded
+from eval.pictures import open_pictures
 from eval.ranking import NEVER, search
 from eval.retrieval import RetrievalConfig, retrieval
 from tests.clips import latent_clip, pixel_clip
 from tests.latent_stores import latent_store
 from tests.picture_sets import captioned, picture, wds
 from tests.tars import tar_of
+from tests.test_eval_encoded import spec_of
 from tests.test_train import store_of
 
 COUNT = 24
@@ -134,6 +137,19 @@ def test_a_damaged_picture_is_no_smaller_denominator(pixel: Path, tmp_path: Path
     assert (told[1]["text_rank"], told[1]["image_ranks"]) == (None, [None, None])
     assert result["metrics"]["text_retrieval_recall@10"] == pytest.approx(3 / 4)
     assert result["metrics"]["image_retrieval_recall@10"] == pytest.approx(5 / 7)
+
+
+def test_a_store_that_has_lost_captions_is_refused(small_vae: Path, tmp_path: Path) -> None:
+    """The captions of a refused picture are not in a store: recall without them would be of fewer than there are."""
+    samples = [captioned("one", "a", 1), captioned("two", "b", 2), [("c.png", picture(3)[:200]), ("c.txt", b"three")]]
+    pictures = open_pictures(
+        str(wds(tmp_path / "set", [member for sample in samples for member in sample], classes=()))
+    )
+    spec = spec_of(small_vae)
+    version = encoded(pictures, spec, None, tmp_path / "cache")
+    model = latent_clip(tmp_path / "clip.pt", spec)
+    with pytest.raises(CheckFailed, match=r"c: no caption \(a store keeps none of a refused picture\)"):
+        run(tmp_path / "out", model, store_of(version), damaged="wrong")
 
 
 def test_pictures_without_captions_are_refused(pixel: Path, tmp_path: Path) -> None:

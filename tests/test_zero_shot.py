@@ -97,8 +97,13 @@ def test_what_does_not_fit_is_refused(checkpoint: Path, test_store: Version, wor
     classes = tmp_path / "classes"
     classes.mkdir()
     (classes / "classnames.txt").write_text("red circle\n")
-    (classes / "zeroshot_classification_templates.txt").write_text("a {c}\n")
+    templates = classes / "zeroshot_classification_templates.txt"
     data = store_of(test_store)
+    for unfit in ("a {c} in {city}", "a {c} {", "{c} of {c.__class__}"):
+        templates.write_text(f"{unfit}\n")
+        with pytest.raises(RequestError, match="has more in braces than {c}, the class name"):
+            zero_shot(ZeroShotConfig(checkpoint=checkpoint, data=data, classes=classes))
+    templates.write_text("a {c}\n")
     with pytest.raises(RequestError, match=r"label '.*' is not in .*classnames\.txt"):
         zero_shot(ZeroShotConfig(checkpoint=checkpoint, data=data, classes=classes))
     with pytest.raises(RequestError, match="no wrong in its metadata"):

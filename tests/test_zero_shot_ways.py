@@ -26,6 +26,7 @@ from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.recipe import read_recipe
 from encode_pipeline.records import Sample
 from encode_pipeline.vae import decode_latents, load_vae
+from eval.encoded import encoded
 from eval.models import open_model
 from eval.pictures import open_pictures
 from eval.zero_shot import ZeroShotConfig, distinct, zero_shot
@@ -37,6 +38,7 @@ from tests.test_train import store_of
 
 CLASSES = ("cat", "hot dog", "bird", "missile", "lamp", "missile")
 """Two of one name, as in ImageNet's list."""
+GENERATED = {"generator": "tiny", "noise": "full", "not_comparable": ["the generator has random weights"]}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def generated(spec: LatentSpec, small_vae: Path, tmp_path: Path) -> Version:
     """A labelled store of latents that say they were generated."""
-    made = spec.model_copy(update={"views": 1, "recipe": {"generated": {"generator": "tiny", "noise": "full"}}})
+    made = spec.model_copy(update={"views": 1, "recipe": {"generated": GENERATED}})
     version, rng = Store(tmp_path / "generated").create(made), np.random.default_rng(0)
     for shard in range(2):
         with ShardBuild(tmp_path / f"build-{shard}", made, SourceShard(f"{shard}.tar", 1)) as build:
@@ -170,7 +172,7 @@ def test_generated_latents_directly_and_decoded_and_encoded_again(
     direct, by_latent = run(tmp_path / "direct", latent, store_of(generated))
     decoded, by_picture = run(tmp_path / "decoded", latent, store_of(generated), way="decoded", batch_size=3)
     assert (direct["way"], decoded["way"], direct["n"], decoded["n"]) == ("direct", "decoded", 14, 14)
-    assert direct["data"]["generated"] == {"generator": "tiny", "noise": "full"}
+    assert direct["data"]["generated"] == GENERATED
     model, vae, stored = open_model(latent), load_vae(str(small_vae)), latents_in(generated, tmp_path)
     names = sorted(set(CLASSES[:3]))
     rows = model.embed_classes(names, [template("{c}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES])
@@ -198,6 +200,22 @@ def test_a_model_of_pixels_sees_latents_decoded(
     names = sorted(set(CLASSES[:3]))
     rows = model.embed_classes(names, [template("{c}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES])
     agree(told, features, rows, names)
+
+
+def test_what_makes_a_store_unlike_the_papers_pictures_is_told(
+    pixel: Path, latent: Path, generated: Version, spec: LatentSpec, pictures: Path, tmp_path: Path
+) -> None:
+    said = run(tmp_path / "pixel", pixel, store_of(generated))[0]["not_comparable"]
+    assert said[-2:] == [
+        "the generator has random weights",
+        f"latents of {'x'.join(map(str, spec.shape))} by {spec.vae.name}, not of 4x64x64 by a VAE like SDXL's",
+    ]
+    assert (
+        "the generator has random weights" in run(tmp_path / "latent", latent, store_of(generated))[0]["not_comparable"]
+    )
+    plain = encoded(open_pictures(str(pictures)), spec, None, tmp_path / "cache")
+    said = run(tmp_path / "decoded", pixel, store_of(plain), classes=pictures)[0]["not_comparable"]
+    assert "pictures decoded from latents, where the paper has the pictures themselves" in said
 
 
 def test_what_was_asked_for_cannot_be(pixel: Path, latent: Path, generated: Version, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from train.config import Architecture
 
 SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0
 """Where SigLIP's logits start, by its paper."""
+NO_CODE = {"trust_remote_code": False}
+"""For tokenizers of transformers: what a stranger's checkpoint or folder brings is data, and never run."""
 
 
 def build_model(architecture: Architecture, channels: int, grid: int, loss: str = "clip") -> open_clip.CLIP:
@@ -115,7 +117,10 @@ def tokenizer_for(architecture: Architecture) -> open_clip.SimpleTokenizer | HFT
         return open_clip.SimpleTokenizer(context_length=text.context_length, **more)
     try:
         return HFTokenizer(
-            text.hf_tokenizer_name, context_length=text.context_length, tokenizer_mode=text.tokenizer_mode, **more
+            text.hf_tokenizer_name,
+            context_length=text.context_length,
+            tokenizer_mode=text.tokenizer_mode,
+            **{**more, **NO_CODE},
         )
     except ImportError:
         raise RequestError(f"hf_tokenizer_name={text.hf_tokenizer_name}: needs `pip install transformers`") from None

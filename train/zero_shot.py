@@ -170,6 +170,8 @@ def read_classes(folder: str | Path) -> tuple[list[str], list[str]]:
     names, templates = (_lines(folder, file) for file in (CLASSES_FILE, TEMPLATES_FILE))
     if unfit := [template for template in templates if "{c}" not in template]:
         raise RequestError(f"{folder}/{TEMPLATES_FILE}: {unfit[0]!r} has no {{c}} for the class name")
+    if unfit := [template for template in templates if set("{}") & set(template.replace("{c}", ""))]:
+        raise RequestError(f"{folder}/{TEMPLATES_FILE}: {unfit[0]!r} has more in braces than {{c}}, the class name")
     return names, templates
 
 

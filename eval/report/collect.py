@@ -37,6 +37,7 @@ class DataFacts(Read):
     layout: str | None = None
     identity: str | None = None
     fingerprint: str | None = None
+    view: int = 0
     vae: dict[str, Any] | None = None
     generated: dict[str, Any] | None = None
 
@@ -126,6 +127,11 @@ class Run:
         return str(self.result.provenance["weights_sha256"])
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """Weights, and the model that they are in: the same ones may be read as ViT-B-32 or as ViT-B-32-quickgelu."""
+        return self.weights, self.model
+
+    @property
     def reads_latents(self) -> bool:
         """Whether the model is one of latents; one of pixels in the format of latents is not."""
         return isinstance(self.result.provenance.get("latents"), dict) and not self.reads_pixels_as_latents
@@ -139,13 +145,13 @@ class Run:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The evaluations in these folders, each of them once."""
     runs = [read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
-    names = {run.weights: run.model + (" on pixels" if run.reads_pixels_as_latents else "") for run in runs}
-    steps = {run.weights: run.result.provenance.get("step") for run in runs}
+    names = {run.identity: run.model + (" on pixels" if run.reads_pixels_as_latents else "") for run in runs}
+    steps = {run.identity: run.result.provenance.get("step") for run in runs}
     for name in [name for name, count in Counter(names.values()).items() if count > 1]:
-        twins = [weights for weights in names if names[weights] == name]
-        told_by_step = len({steps[weights] for weights in twins} - {None}) == len(twins)
-        names |= {weights: f"{name}, {f'step {steps[weights]}' if told_by_step else weights[:8]}" for weights in twins}
-    return [replace(run, name=names[run.weights]) for run in runs]
+        twins = [twin for twin in names if names[twin] == name]
+        told_by_step = len({steps[twin] for twin in twins} - {None}) == len(twins)
+        names |= {twin: f"{name}, {f'step {steps[twin]}' if told_by_step else twin[0][:8]}" for twin in twins}
+    return [replace(run, name=names[run.identity]) for run in runs]
 
 
 def read_run(folder: Path) -> Run:

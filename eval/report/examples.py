@@ -72,8 +72,10 @@ def _of_store(run: Run, address: str, places: Sequence[Place]) -> Gallery:
     with tempfile.TemporaryDirectory(prefix="report-") as scratch:
         cache = ShardCache(version, Path(scratch))
         for shard in dict.fromkeys(shard for shard, _ in places):
+            if shard not in rows:
+                continue
             spent += 0 if version.storage.is_local else rows[shard]["size"]
-            if shard not in rows or spent > FETCHED_BYTES:
+            if spent > FETCHED_BYTES:
                 continue
             with cache.open(rows[shard]) as opened:
                 index = {key: at for at, key in enumerate(opened.keys)}

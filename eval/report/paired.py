@@ -23,7 +23,10 @@ class Pair:
     @property
     def reasons(self) -> list[str]:
         """Why no number of the paper can stand beside it."""
-        return list(dict.fromkeys([*self.latent.reasons, *self.pixel.reasons]))
+        found = [*self.latent.reasons, *self.pixel.reasons]
+        if self.latent.result.templates_sha256 != self.pixel.result.templates_sha256:
+            found.append("the two were asked with different prompts")
+        return list(dict.fromkeys(found))
 
 
 def in_points(difference: Difference) -> str:
@@ -38,10 +41,12 @@ def same_pictures(one: Run, other: Run) -> bool:
     Those of one kind must come from one place: other pictures may bear the same names, as those of ImageNet-C do.
     """
     a, b = one.result.data, other.result.data
-    if one.answers is None or other.answers is None or a.generated != b.generated:
+    if a.generated != b.generated or a.view != b.view:
         return False
     if a.kind == b.kind == "pictures":
         return a.identity == b.identity
+    if one.answers is None or other.answers is None:
+        return one.captions_sha256 == other.captions_sha256
     if a.kind == b.kind:
         return one.answers.shards_sha256 == other.answers.shards_sha256
     return one.answers.pictures_sha256 == other.answers.pictures_sha256
