@@ -134,6 +134,9 @@ class Evaluation:
             if self.config.damaged == "stop" or len(damaged) == len(lines):
                 return self._complaint(damaged, len(lines))
         result, told = self.conclude(done)
+        if damaged:
+            said = f"{len(damaged)} of {len(lines)} pictures could not be read and count as wrong answers"
+            result = {**result, "not_comparable": [*result["not_comparable"], said]}
         replace(folder.path / PREDICTIONS, as_lines({k: v for k, v in line.items() if k != "damaged"} for line in told))
         folder.finish(
             {
