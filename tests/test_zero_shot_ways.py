@@ -206,9 +206,10 @@ def test_what_makes_a_store_unlike_the_papers_pictures_is_told(
     pixel: Path, latent: Path, generated: Version, spec: LatentSpec, pictures: Path, tmp_path: Path
 ) -> None:
     said = run(tmp_path / "pixel", pixel, store_of(generated))[0]["not_comparable"]
+    made = f"{'x'.join(map(str, spec.shape))} by {Path(spec.vae.name).name}"
     assert said[-2:] == [
         "the generator has random weights",
-        f"latents of {'x'.join(map(str, spec.shape))} by {Path(spec.vae.name).name}, not of 4x64x64 by a VAE like SDXL's",
+        f"latents of {made}, not of 4x64x64 by a VAE like SDXL's",
     ]
     assert (
         "the generator has random weights" in run(tmp_path / "latent", latent, store_of(generated))[0]["not_comparable"]
