@@ -18,9 +18,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from encode_pipeline.latents.command import CheckFailed, Settings, Verb, load_settings, parse
 
@@ -29,22 +29,25 @@ SHIPPED = Path(os.path.relpath(Path(__file__).parent / "latent-clip"))
 """The latent tower of `make table1-demo`."""
 
 
+def _every_class_as_often(pictures: int) -> int:
+    if pictures % 48:
+        raise ValueError("must be a multiple of the 48 classes")
+    return pictures
+
+
+HeldOut = Annotated[int, Field(gt=0, description="a multiple of the 48 classes"), AfterValidator(_every_class_as_often)]
+"""How many pictures are held out."""
+
+
 class DemoConfig(Settings):
     """How large the demo is, and where it goes."""
 
     out: Path = Field(Path("runs/demo"), description="folder of the demo")
     train_pictures: int = Field(600, gt=0)
-    test_pictures: int = Field(288, gt=0, description="a multiple of the 48 classes")
+    test_pictures: HeldOut = 288
     steps: int = Field(250, gt=0, description="training steps")
     actors: int = Field(2, gt=0, description="Ray actors that encode")
     seed: int = Field(0, ge=0)
-
-    @field_validator("test_pictures")
-    @classmethod
-    def _every_class_as_often(cls, value: int) -> int:
-        if value % 48:
-            raise ValueError("must be a multiple of the 48 classes")
-        return value
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
