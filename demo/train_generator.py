@@ -23,8 +23,9 @@ from torch import Tensor
 from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import Settings
 from encode_pipeline.latents.spec import convert_scale
-from encode_pipeline.latents.store import Store
+from encode_pipeline.latents.store import Store, Version
 from eval.generator import RANDOM, Generator, Prompts, build_tiny_pipeline, load_generator
+from train.checkpoint import write_checkpoint
 from train.export import folder_made_whole
 
 WARMUP = 50
@@ -38,7 +39,7 @@ class GeneratorConfig(Settings):
 
     data: str = Field(description="a sealed latent store of the world; view 0 is learned")
     out: Path = Field(description="folder of the pipeline; what a broken run goes on from lies beside it")
-    steps: int = Field(3000, gt=0)
+    steps: int = Field(gt=0)
     batch_size: int = Field(8, gt=0)
     lr: float = Field(2e-3, gt=0)
     seed: int = Field(0, ge=0)
@@ -48,7 +49,7 @@ def train_generator(config: GeneratorConfig) -> dict[str, Any]:
     """Trains what has not been trained yet, and leaves the pipeline in `out`."""
     version = Store(config.data).version()
     vae = Path(version.spec.vae.name)
-    latents, captions = _samples(config.data, config.out)
+    latents, captions = _samples(version, config.out)
     resume = config.out.with_name(f"{config.out.name}.unfinished.pt")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,9 +85,8 @@ def train_generator(config: GeneratorConfig) -> dict[str, Any]:
     return {"out": str(config.out), "steps": config.steps, "loss": loss, "seconds": round(time.monotonic() - began, 1)}
 
 
-def _samples(data: str, out: Path) -> tuple[Tensor, list[str]]:
+def _samples(version: Version, out: Path) -> tuple[Tensor, list[str]]:
     """View 0 of all samples, in the diffusion model's scale, and their captions."""
-    version = Store(data).version()
     cache = ShardCache(version, out.parent / "cache")
     latents, captions = [], []
     for row in version.manifest().to_pylist():
@@ -132,9 +132,7 @@ def _write(out: Path, start: Path, generator: Generator) -> None:
 
 def _save(path: Path, models: list[Any], optimizer: torch.optim.Optimizer, step: int, loss: float) -> None:
     content = {"models": [model.state_dict() for model in models], "optimizer": optimizer.state_dict()}
-    unfinished = path.with_name(f".{path.name}")
-    torch.save({**content, "step": step, "loss": loss}, unfinished)
-    unfinished.replace(path)
+    write_checkpoint(path, {**content, "step": step, "loss": loss})
 
 
 def _load(path: Path, models: list[Any], optimizer: torch.optim.Optimizer) -> tuple[int, float | None]:

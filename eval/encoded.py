@@ -6,7 +6,6 @@ CACHE/NAME-IDENTITY/<fingerprint>/          a version for each VAE, picture size
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import uuid
@@ -20,7 +19,7 @@ import torch
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.latents.command import CheckFailed, RequestError, build
-from encode_pipeline.latents.commit import REJECTED_LIST, SourceShard
+from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec, SpecError, canonical_json
 from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, key_problem, member_header
@@ -85,11 +84,7 @@ def damaged(version: Version, pictures: PictureSet) -> list[Damaged]:
     parts = {part.name: part for part in pictures.parts}
     found = []
     for commit in version.commits():
-        reasons: dict[str, str] = {}
-        for payload in commit.payloads:
-            if payload.path.endswith(REJECTED_LIST):
-                refusals = map(json.loads, version.storage.read(payload.path).splitlines())
-                reasons = {refusal["key"]: f"{refusal['reason']}: {refusal['detail']}" for refusal in refusals}
+        reasons = {refused["key"]: f"{refused['reason']}: {refused['detail']}" for refused in version.rejected(commit)}
         if reasons:
             part = parts[Path(commit.source.uri).stem]
             for number, picture in enumerate(pictures.read(part)):

@@ -6,7 +6,6 @@ a store, or pictures encoded on the way             a latent store, committed sh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import Field, field_validator
 
 from encode_pipeline.config import EngineSettings, PositiveInt
 from encode_pipeline.latents.command import RequestError
-from encode_pipeline.latents.commit import REJECTED_LIST, SourceShard
+from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.spec import LatentSpec, Scale, canonical_json, digest
 from encode_pipeline.latents.store import Store, Version
 
@@ -174,10 +173,8 @@ def shard_of(source: SourceShard) -> str:
 
 def refusals(version: Version, shards: Iterable[str]) -> list[str]:
     """The samples of some shards that have no latent, and why."""
-    found = []
-    for commit in version.commits(shards):
-        for payload in commit.payloads:
-            if payload.path.endswith(REJECTED_LIST):
-                lines = map(json.loads, version.storage.read(payload.path).splitlines())
-                found += [f"{line['key']}: {line['reason']} {line['detail']}".strip() for line in lines]
-    return found
+    return [
+        f"{refused['key']}: {refused['reason']} {refused['detail']}".strip()
+        for commit in version.commits(shards)
+        for refused in version.rejected(commit)
+    ]
