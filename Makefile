@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1-demo test lint format typecheck download train eval bench soak lock clean
+.PHONY: help setup demo table1-demo steer-demo test lint format typecheck download train eval bench soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on DATA, pictures or latents 
 
 table1-demo: $(STAMP) ## the paper's Table 1 in miniature: a latent tower against its twin of pixels; about an hour on two cores
 	$(BIN)/python -m demo table1 $(ARGS)
+
+steer-demo: $(STAMP) ## generation led by a latent tower, before anything is decoded, in miniature: about half an hour on two cores
+	$(BIN)/python -m demo steer $(ARGS)
 
 bench: $(STAMP) ## measured rates on this machine, as JSON
 	$(BIN)/python -m benchmarks

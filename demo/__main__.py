@@ -6,6 +6,7 @@ import sys
 
 from demo.pairs import DemoPairs, write_demo_pairs
 from demo.run import DemoConfig, make_latents, run_demo
+from demo.steer import SteerConfig, steer_demo
 from demo.table1 import TableConfig, make_table
 from encode_pipeline.latents.command import Verb, main
 
@@ -21,6 +22,12 @@ VERBS = {
         TableConfig,
         make_table,
         "a latent tower against its twin of pixels, on the same pictures, real and generated; again: resume",
+        show=lambda result: "\n".join(result[kind] for kind in ("md", "html")),
+    ),
+    "steer": Verb(
+        SteerConfig,
+        steer_demo,
+        "a generator of the world led by the shipped latent tower, towards its prompt and away from red; again: resume",
         show=lambda result: "\n".join(result[kind] for kind in ("md", "html")),
     ),
     "pairs": Verb(DemoPairs, write_demo_pairs, "preference pairs of the small world, as parquet like Pick-a-Pic's"),

@@ -1,7 +1,9 @@
 """A tiny SDXL pipeline that has learned to draw the demo's world, as `make table1-demo` needs one.
 
 It has the parts of SDXL-Turbo in small — UNet, two text encoders, their tokenizers, a scheduler, the store's VAE — so
-that whatever takes an SDXL pipeline takes this one. It learns to tell the noise in latents under their captions.
+that whatever takes an SDXL pipeline takes this one. It learns to tell the noise in latents under their captions: at all
+levels, or at the last alone, so that one step draws a picture (`one_step`). For that, each latent needs a noise of its
+own: standard normal, but for the means of its 8x8 blocks, which are the latent's own, whitened over all latents.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,14 @@ from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import Settings
 from encode_pipeline.latents.spec import convert_scale
 from encode_pipeline.latents.store import Store, Version
+from eval.denoise import denoise
 from eval.generator import RANDOM, Generator, Prompts, build_tiny_pipeline, load_generator
 from train.checkpoint import write_checkpoint
 from train.export import folder_made_whole
 
 WARMUP = 50
+BLOCK = 8
+"""Cells along the side of a block."""
 UNPROMPTED = 0.1
 """Share of the batches without a prompt, so that guidance has something to lead away from."""
 SAVE_EVERY = 250
@@ -40,6 +46,7 @@ class GeneratorConfig(Settings):
     data: str = Field(description="a sealed latent store of the world; view 0 is learned")
     out: Path = Field(description="folder of the pipeline; what a broken run goes on from lies beside it")
     steps: int = Field(gt=0)
+    one_step: bool = Field(False, description="learn to draw in one step from pure noise, as SDXL-Turbo does")
     batch_size: int = Field(8, gt=0)
     lr: float = Field(2e-3, gt=0)
     seed: int = Field(0, ge=0)
@@ -50,6 +57,7 @@ def train_generator(config: GeneratorConfig) -> dict[str, Any]:
     version = Store(config.data).version()
     vae = Path(version.spec.vae.name)
     latents, captions = _samples(version, config.out)
+    loss_of = partial(_one_step_loss, codes=_codes(latents)) if config.one_step else _loss
     resume = config.out.with_name(f"{config.out.name}.unfinished.pt")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,7 +75,7 @@ def train_generator(config: GeneratorConfig) -> dict[str, Any]:
                 group["lr"] = (
                     config.lr * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / config.steps)) / 2
                 )
-            batch = _loss(generator, latents, captions, config, step)
+            batch = loss_of(generator, latents, captions, config, step)
             batch.backward()
             torch.nn.utils.clip_grad_norm_(chain(*(model.parameters() for model in models)), 1.0)
             optimizer.step()
@@ -111,6 +119,34 @@ def _loss(generator: Generator, latents: Tensor, captions: list[str], config: Ge
     seen = (clean + sigmas * noise) / (sigmas**2 + 1).sqrt()
     told = generator.eps(seen.contiguous(memory_format=torch.channels_last), torch.from_numpy(times), prompts)
     return (told - noise).square().mean()
+
+
+def _codes(latents_bchw: Tensor) -> Tensor:
+    """What of each latent its noise tells: the means of its blocks, whitened: over all latents they are noise."""
+    blocks = torch.nn.functional.avg_pool2d(latents_bchw, BLOCK).flatten(1)
+    centred = blocks - blocks.mean(dim=0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    whitened = centred @ (vectors / (values + values.mean() / 100).sqrt()) @ vectors.T  # each block stays where it was
+    side = latents_bchw.shape[-1] // BLOCK
+    return whitened.unflatten(1, (-1, side, side))
+
+
+def _one_step_loss(
+    generator: Generator, latents: Tensor, captions: list[str], config: GeneratorConfig, step: int, *, codes: Tensor
+) -> Tensor:
+    """The squared error of the latents that one step makes of their noises."""
+    rng = np.random.default_rng([config.seed, step])
+    chosen = rng.integers(len(latents), size=config.batch_size)
+    clean = latents[torch.from_numpy(chosen)]
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    # The mean of a block of noise has a deviation of one over its side.
+    means = codes[torch.from_numpy(chosen)] / BLOCK - torch.nn.functional.avg_pool2d(noise, BLOCK)
+    noise = noise + means.repeat_interleave(BLOCK, dim=2).repeat_interleave(BLOCK, dim=3)
+    (level,) = generator.schedule.trailing(1)
+    prompts = generator.embed_prompts([captions[number] for number in chosen])
+    return (
+        (denoise(noise * level.sigma, [level], lambda x, at: generator.eps(x, at.t, prompts)) - clean).square().mean()
+    )
 
 
 def _write(out: Path, start: Path, generator: Generator) -> None:
