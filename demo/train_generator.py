@@ -126,7 +126,7 @@ def _codes(latents_bchw: Tensor) -> Tensor:
     blocks = torch.nn.functional.avg_pool2d(latents_bchw, BLOCK).flatten(1)
     centred = blocks - blocks.mean(dim=0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-    whitened = centred @ (vectors / (values + values.mean() / 100).sqrt()) @ vectors.T  # each block stays where it was
+    whitened = centred @ (vectors / (values + values.mean() / 1000).sqrt()) @ vectors.T  # each block stays where it was
     side = latents_bchw.shape[-1] // BLOCK
     return whitened.unflatten(1, (-1, side, side))
 

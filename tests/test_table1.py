@@ -60,26 +60,41 @@ def test_what_is_kept_names_the_command_the_times_and_every_number(table: TableC
     assert str(table.out) not in json.dumps(kept["asked"])
 
 
+@pytest.mark.parametrize("one_step", [False, True])
 def test_a_broken_training_of_the_generator_goes_on_to_the_same_weights(
-    sealed: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sealed: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_step: bool
 ) -> None:
     assert sealed.spec.image_size == SIDE
     monkeypatch.setattr(trainer, "SAVE_EVERY", 2)
-    data = store_of(sealed)
-    whole = train_generator(GeneratorConfig(data=data, out=tmp_path / "whole", steps=4, batch_size=2))
-    loss_of = trainer._loss
+    asked = {"data": store_of(sealed), "steps": 4, "batch_size": 2, "one_step": one_step}
+    whole = train_generator(GeneratorConfig(out=tmp_path / "whole", **asked))
+    name = "_one_step_loss" if one_step else "_loss"
+    loss_of = getattr(trainer, name)
 
-    def break_off(*words: object) -> torch.Tensor:
+    def break_off(*words: object, **more: object) -> torch.Tensor:
         if words[-1] == 3:
             raise KeyboardInterrupt
-        return loss_of(*words)  # type: ignore[arg-type]
+        return loss_of(*words, **more)  # type: ignore[no-any-return]
 
-    config = GeneratorConfig(data=data, out=tmp_path / "broken", steps=4, batch_size=2)
+    config = GeneratorConfig(out=tmp_path / "broken", **asked)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "_loss", break_off)
+        patch.setattr(trainer, name, break_off)
         train_generator(config)
     assert not config.out.exists()
     assert train_generator(config)["loss"] == whole["loss"]
     one, other = (load_generator(str(tmp_path / name)) for name in ("whole", "broken"))
     assert one.weights_sha256 == other.weights_sha256
     assert [path.name for path in tmp_path.glob("*.pt")] == []
+
+
+def test_the_noise_of_a_latent_is_like_any_other_but_tells_its_coarse_picture() -> None:
+    """Whitened over all latents, so that plain noise at the time of drawing is nothing new to the generator."""
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(4 * 4, 4 * 4, generator=generator)
+    coarse = (torch.randn(4000, 16, generator=generator) @ mixed + 3).unflatten(1, (4, 2, 2))
+    latents = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    codes = trainer._codes(latents).flatten(1)
+    assert codes.mean(dim=0).abs().max() < 1e-4
+    covariance = codes.T @ codes / len(codes)
+    assert (covariance.diagonal() <= 1.001).all() and covariance.diagonal().median() > 0.9
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 0.3
