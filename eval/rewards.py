@@ -110,7 +110,7 @@ class ClipReward(Reward):
     def _embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Made once for each prompt: weights never change."""
         if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(self.clip.device.type, enabled=False):
                 self._texts.update(zip(new, self.clip.embed_texts(new), strict=True))
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
@@ -130,9 +130,21 @@ class LatentClipReward(ClipReward):
             raise RequestError(f"reward: {clip.address}: reads pixels, no latents")
         super().__init__(clip, "latents", kind)
         self.spec = clip.spec.model_copy(update={"scale": "model"}) if vae is None else clip.spec_of_pipeline(vae)
+        if kind == "pick" and not clip.provenance.get("fine_tuned_from"):
+            self.not_comparable = [*self.not_comparable, "not fine-tuned on preferences"]
+        self._is_measured = False
 
     def embed(self, images_bchw: Tensor) -> Tensor:
-        return self.clip.embed_latents(images_bchw, self.spec)
+        from eval.clip import check_spread
+
+        # While latents are steered they are measured once: it waits for the GPU, and their scale does not change.
+        if not (self._is_measured and images_bchw.requires_grad):
+            latents = images_bchw.detach().float()
+            sound = latents[latents.flatten(1).isfinite().all(dim=1)]  # others get a score that is no number
+            if len(sound):
+                check_spread(sound, self.spec, self.clip.name)
+                self._is_measured = True
+        return self.clip.embed_latents(images_bchw, self.spec, measured=False)
 
 
 class PixelClipReward(ClipReward):
@@ -172,6 +184,8 @@ class Objective:
     """The weighted sum of some rewards' losses."""
 
     rewards: tuple[Reward, ...]
+    dtype: torch.dtype = torch.float32
+    """In which their models reckon; their weights stay as they are."""
 
     @property
     def needs_pixels(self) -> bool:
@@ -191,8 +205,10 @@ class Objective:
             images = latents_bchw if reward.reads == "latents" else pixels_bchw
             if images is None:
                 raise ValueError(f"{reward.name} reads pixels, and there are none")
-            scores[reward.name] = reward.score(images, prompts)
-            total_b = total_b + reward.weight * reward.loss(scores[reward.name])
+            with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                score_b = reward.score(images, prompts).float()
+            scores[reward.name] = score_b
+            total_b = total_b + reward.weight * reward.loss(score_b)
         return total_b, scores
 
 
@@ -200,6 +216,7 @@ def open_objective(
     terms: str | Sequence[str] | Mapping[str, float],
     vae: Any = None,
     concepts: str = "i2p",
+    dtype: torch.dtype = torch.float32,
     checkpointing: bool = False,
     compiled: bool = False,
 ) -> Objective:
@@ -231,7 +248,7 @@ def open_objective(
             clip.model.set_grad_checkpointing(True)
         if compiled:
             clip.model.visual.compile()
-    return Objective(tuple(rewards))
+    return Objective(tuple(rewards), dtype)
 
 
 def _clip_reward(kind: str, clip: Any, vae: Any, concept: str) -> Reward:
