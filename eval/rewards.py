@@ -216,9 +216,9 @@ def open_objective(
     terms: str | Sequence[str] | Mapping[str, float],
     vae: Any = None,
     concepts: str = "i2p",
-    dtype: torch.dtype = torch.float32,
     checkpointing: bool = False,
     compiled: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Objective:
     """Rewards by `KIND:ADDRESS`, one or several, or each with its weight; `vae` as LatentClipReward wants it.
 
