@@ -75,7 +75,7 @@ def open_transformers_clip(folder: Path, address: str) -> PixelClip:
     except Exception as error:  # configs and weights of strangers fail in many ways
         told = " ".join(str(error).split())
         raise RequestError(f"{folder}: cannot be opened: {type(error).__name__}: {told}") from None
-    _check_weights(found, folder)
+    check_weights(found, str(folder))
     text = clip.config.text_config
     if len(words) != text.vocab_size:  # without its files, the library makes a tokenizer of two words
         raise RequestError(f"{folder}: its tokenizer knows {len(words):,} words, its text tower {text.vocab_size:,}")
@@ -106,10 +106,11 @@ def open_transformers_clip(folder: Path, address: str) -> PixelClip:
     return PixelClip(Loaded(name, address, Towers(clip), tokenize, image_parameters, provenance, reasons), prepare)
 
 
-def _check_weights(found: Any, folder: Path) -> None:
+def check_weights(found: Any, where: str) -> None:
+    """Refuses a model of transformers to which not every weight was given, and to which others were."""
     odd = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     odd += [f"{name} is unexpected" for name in sorted(found["unexpected_keys"]) if not name.endswith(POSITIONS)]
     odd += [f"{name} is {tuple(theirs)}, not {tuple(ours)}" for name, theirs, ours in sorted(found["mismatched_keys"])]
     if odd or found["error_msgs"]:
         told = ", ".join([*odd, *found["error_msgs"]][:4])
-        raise RequestError(f"{folder}: missing or unexpected weights: {told}")
+        raise RequestError(f"{where}: missing or unexpected weights: {told}")
