@@ -79,6 +79,7 @@ class Kind:
 
 KINDS = {"clip": Kind(100.0, True, 0.01), "pick": Kind(30.0, True, 0.05), "hps": Kind(1.0, False, 5.0)}
 """As published: CLIPScore, PickScore (a CLIP tuned on preferences) and HPSv2."""
+KNOWN = (*KINDS, "avoid", "aesthetic")
 
 
 class ClipReward(Reward):
@@ -191,10 +192,6 @@ class Objective:
     def needs_pixels(self) -> bool:
         return any(reward.reads == "pixels" for reward in self.rewards)
 
-    @property
-    def not_comparable(self) -> list[str]:
-        return list(dict.fromkeys(reason for reward in self.rewards for reason in reward.not_comparable))
-
     def __call__(
         self, latents_bchw: Tensor, pixels_bchw: Tensor | None, prompts: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -222,25 +219,19 @@ def open_objective(
 ) -> Objective:
     """Rewards by `KIND:ADDRESS`, one or several, or each with its weight; `vae` as LatentClipReward wants it.
 
+    Kinds are those in KINDS, `avoid`, and `aesthetic:HEAD_FILE[,CLIP]`, of which one with no published weight counts 1.
     `concepts` is what `avoid` turns from: a name in CONCEPTS, or a text. With `checkpointing`, activations of a model
     are made again when gradients need them: less memory, more time.
     """
-    weights: dict[str, float | None] = dict(terms) if isinstance(terms, Mapping) else {}
-    if not isinstance(terms, Mapping):
-        weights = dict.fromkeys([terms] if isinstance(terms, str) else terms)
+    weights = dict(terms) if isinstance(terms, Mapping) else dict.fromkeys([terms] if isinstance(terms, str) else terms)
     if not weights:
         raise RequestError("reward: none is given")
     clips: dict[str, Any] = {}
     rewards: list[Reward] = []
     for term, weight in weights.items():
-        kind, _, address = term.partition(":")
-        if kind not in (*KINDS, "avoid") or not address:
-            raise RequestError(f"reward: {term}: no KIND:ADDRESS{nearest(kind, [*KINDS, 'avoid'])}")
-        if address not in clips:
-            clips[address] = _opened(address)
-        reward = _clip_reward(kind, clips[address], vae, CONCEPTS.get(concepts, concepts))
+        reward = _open_term(term, vae, CONCEPTS.get(concepts, concepts), clips)
         reward.weight = reward.weight if weight is None else float(weight)
-        before = sum(other.name.partition("-")[0] == kind for other in rewards)
+        before = sum(other.name.partition("-")[0] == reward.name for other in rewards)
         reward.name += f"-{before + 1}" if before else ""
         rewards.append(reward)
     for clip in clips.values():
@@ -251,8 +242,21 @@ def open_objective(
     return Objective(tuple(rewards), dtype)
 
 
-def _clip_reward(kind: str, clip: Any, vae: Any, concept: str) -> Reward:
-    """Whether it reads latents or pixels follows from its model."""
+def _open_term(term: str, vae: Any, concept: str, clips: dict[str, Any]) -> Reward:
+    """Whether it reads latents or pixels follows from the model at its address."""
+    kind, _, address = term.partition(":")
+    if kind == "imagereward":
+        raise RequestError(f"reward: {term}: its package wants an old transformers; give a Reward of your own")
+    if kind not in KNOWN or not address:
+        raise RequestError(f"reward: {term}: no KIND:ADDRESS{nearest(kind, KNOWN)}")
+    head, address = [*address.split(","), "ViT-L-14/openai"][:2] if kind == "aesthetic" else ("", address)
+    if address not in clips:
+        clips[address] = _opened(address)
+    clip = clips[address]
+    if kind == "aesthetic":
+        from eval.aesthetic_reward import AestheticReward
+
+        return AestheticReward(head, clip)
     as_clip = "clip" if kind == "avoid" else kind
     reward = PixelClipReward(clip, as_clip) if clip.spec is None else LatentClipReward(clip, vae, as_clip)
     return AvoidReward(reward, concept) if kind == "avoid" else reward

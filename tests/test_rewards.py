@@ -14,10 +14,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import SpecError
+from eval.benchmarks.aesthetic import PLACES
 from eval.generator import load_generator
 from eval.models import open_model
 from eval.reno import Recipe, optimise
@@ -136,12 +137,33 @@ def test_weights_may_be_told_and_names_stay_apart(checkpoint: Path, pixel_folder
     ]
 
 
+def test_the_aesthetic_head_reads_the_features_of_its_clip(tmp_path: Path, pixel_folder: Path) -> None:
+    torch.manual_seed(0)
+    layers = dict(
+        zip(PLACES, (nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(4, 4), nn.Linear(4, 1)), strict=True)
+    )
+    state = {
+        f"layers.{place}.{name}": value for place, layer in layers.items() for name, value in layer.state_dict().items()
+    }
+    torch.save(state, tmp_path / "head.pth")
+    objective = open_objective({f"aesthetic:{tmp_path / 'head.pth'},{pixel_folder}": 0.5})
+    pixels = torch.rand(2, 3, 64, 64, requires_grad=True)
+    loss_b, scores = objective(normal(2), pixels, PROMPTS[:2])
+    features = PixelClipReward(pixel_folder).embed(pixels)
+    by_hand = nn.Sequential(*layers.values())(features).squeeze(1)
+    assert torch.allclose(scores["aesthetic"], by_hand, atol=1e-5) and torch.allclose(loss_b, 0.5 * (10 - by_hand))
+    loss_b.sum().backward()
+    assert pixels.grad is not None and float(pixels.grad.abs().sum()) > 0
+    assert any("aesthetic predictor of widths" in reason for reason in objective.rewards[0].not_comparable)
+
+
 @pytest.mark.parametrize(
     ("terms", "says"),
     [
         ([], "none is given"),
         ("clap:x", "did you mean 'clip'"),
         ("clip", "no KIND:ADDRESS"),
+        ("imagereward:x.pt", "give a Reward of your own"),
         ("clip:/nowhere/at/all", "no such file or folder"),
     ],
 )
