@@ -91,8 +91,9 @@ class ClipReward(Reward):
         self.clip, self.reads, self.name = clip, reads, kind
         self.kind = KINDS[kind]
         self.weight = self.kind.weight
-        tuned = [reason for reason in clip.not_comparable if reason.startswith("fine-tuned on preferences")]
-        self.not_comparable = [reason for reason in clip.not_comparable if kind != "pick" or reason not in tuned]
+        self.not_comparable = [
+            reason for reason in clip.not_comparable if kind != "pick" or reason != "fine-tuned on preferences"
+        ]
         self.provenance = {"logit_scale": clip.logit_scale, **clip.provenance}
         self._texts: dict[str, Tensor] = {}
 
@@ -192,6 +193,10 @@ class Objective:
     def needs_pixels(self) -> bool:
         return any(reward.reads == "pixels" for reward in self.rewards)
 
+    @property
+    def not_comparable(self) -> list[str]:
+        return list(dict.fromkeys(reason for reward in self.rewards for reason in reward.not_comparable))
+
     def __call__(
         self, latents_bchw: Tensor, pixels_bchw: Tensor | None, prompts: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -250,9 +255,7 @@ def _open_term(term: str, vae: Any, concept: str, clips: dict[str, Any]) -> Rewa
     if kind not in KNOWN or not address:
         raise RequestError(f"reward: {term}: no KIND:ADDRESS{nearest(kind, KNOWN)}")
     head, address = [*address.split(","), "ViT-L-14/openai"][:2] if kind == "aesthetic" else ("", address)
-    if address not in clips:
-        clips[address] = _opened(address)
-    clip = clips[address]
+    clip = clips[address] = clips.get(address) or _opened(address)
     if kind == "aesthetic":
         from eval.aesthetic_reward import AestheticReward
 
