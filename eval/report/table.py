@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from eval.report.collect import Run
 from eval.report.paired import Pair
 from eval.report.published import PublishedTable
+from eval.report.runs import Run
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,18 @@ class Column:
     """The evaluations that can fill it: all on the same pictures."""
     paper: str | None = None
     """The column of the paper that it stands beside."""
+    digits: int = 1
+    """After the point."""
+
+    @property
+    def head(self) -> str:
+        """Its whole name on one line."""
+        return f"{self.group} {self.title}".strip()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number in per cent, and where it came from."""
+    """A number in the table's unit, and where it came from."""
 
     value: float
     run: Run | None = None
@@ -37,14 +44,18 @@ class Cell:
     """Why it cannot stand beside the paper's; empty if it can."""
     difference: float | None = None
     """To the paper's number of the same model, where that means something."""
+    digits: int = 1
+    """After the point."""
 
     @property
     def text(self) -> str:
-        return f"{self.value:.1f}"
+        return f"{self.value:.{self.digits}f}"
 
     @property
     def interval(self) -> str:
-        return "" if self.low is None or self.high is None else f"[{self.low:.1f}, {self.high:.1f}]"
+        if self.low is None or self.high is None:
+            return ""
+        return f"[{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]"
 
     def to_dict(self) -> dict[str, Any]:
         """What scripts see."""
@@ -59,7 +70,7 @@ class Cell:
     @property
     def beside(self) -> str:
         """The difference, with its sign."""
-        return "" if self.difference is None else f"{self.difference:+.1f}".replace("-", "−")
+        return "" if self.difference is None else f"{self.difference:+.{self.digits}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Row:
 
 @dataclass
 class Table:
-    """Scores of several models on the same classes."""
+    """Scores of several models on the same pictures or prompts."""
 
     name: str
     """For files and anchors."""
@@ -85,6 +96,8 @@ class Table:
     about: list[str]
     columns: list[Column]
     ours: list[Row]
+    unit: str = "%"
+    """What stands behind a number on a chart."""
     published: list[Row] = field(default_factory=list)
     paper: PublishedTable | None = None
     pairs: list[Pair] = field(default_factory=list)

@@ -1,14 +1,15 @@
-"""Evaluations laid out as the paper's Table 1, and where the paper has none, as a table of that shape."""
+"""Zero-shot evaluations laid out as the paper's Table 1, and where the paper has none, as a table of that shape."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.spec import digest
-from eval.report.collect import RETRIEVAL, Run
+from eval.report.cells import Measured, cell_of
+from eval.report.evaluations import RETRIEVAL, Evaluation
 from eval.report.paired import pairs_of, same_pictures
 from eval.report.published import PublishedTable, published
+from eval.report.runs import Run
 from eval.report.table import Cell, Column, Row, Table
 
 RANKS = (1, 5, 10)
@@ -16,15 +17,15 @@ DIRECTIONS = {"text": "image → text", "image": "text → image"}
 """What is looked for, as the metrics' names begin."""
 
 
-def tables(runs: Sequence[Run]) -> list[Table]:
+def zero_shot_tables(runs: Sequence[Evaluation]) -> list[Table]:
     """A table for ImageNet, for each other list of classes, and for each set of pictures with captions.
 
     With any accuracies come the paper's: last, where none of ours stands beside them.
     """
     paper = published("table1")
-    imagenet: list[Run] = []
-    others: dict[str | None, list[Run]] = {}
-    searched: list[Run] = []
+    imagenet: list[Evaluation] = []
+    others: dict[str | None, list[Evaluation]] = {}
+    searched: list[Evaluation] = []
     for run in runs:
         if run.result.task == RETRIEVAL:
             searched.append(run)
@@ -39,9 +40,9 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     return [*found, *(_retrieval(some, paper) for some in sets_of(searched))]
 
 
-def sets_of(runs: Sequence[Run]) -> list[list[Run]]:
+def sets_of(runs: Sequence[Evaluation]) -> list[list[Evaluation]]:
     """The runs by the pictures that they were asked about: real ones before generated ones."""
-    sets: list[list[Run]] = []
+    sets: list[list[Evaluation]] = []
     for run in runs:
         home = next((some for some in sets if all(same_pictures(one, run) for one in some)), None)
         if home is None:
@@ -51,14 +52,14 @@ def sets_of(runs: Sequence[Run]) -> list[list[Run]]:
     return sorted(sets, key=lambda some: some[0].result.data.generated is not None)
 
 
-def way_of(run: Run) -> int | None:
+def way_of(run: Evaluation) -> int | None:
     """The paper's (1) or (2) for a model of latents."""
     if not run.reads_latents:
         return None
     return 2 if run.result.way == "direct" else 1
 
 
-def _imagenet(runs: list[Run], paper: PublishedTable) -> Table:
+def _imagenet(runs: list[Evaluation], paper: PublishedTable) -> Table:
     sets = sets_of(runs)
     texts = _set_texts(sets, ("IN", "GIN"))
     columns: list[Column] = []
@@ -80,7 +81,7 @@ def _imagenet(runs: list[Run], paper: PublishedTable) -> Table:
     return Table("imagenet", "ImageNet", about, columns, rows, theirs, paper, pairs_of(sets))
 
 
-def _other_classes(runs: list[Run], paper: PublishedTable) -> Table:
+def _other_classes(runs: list[Evaluation], paper: PublishedTable) -> Table:
     sets = sets_of(runs)
     texts = _set_texts(sets, ("real", "generated"))
     columns = []
@@ -99,7 +100,7 @@ def _other_classes(runs: list[Run], paper: PublishedTable) -> Table:
     return Table(name, f"{classes} classes", about, columns, rows, pairs=pairs_of(sets))
 
 
-def _retrieval(runs: list[Run], paper: PublishedTable) -> Table:
+def _retrieval(runs: list[Evaluation], paper: PublishedTable) -> Table:
     columns = [
         Column(f"{what}_r{rank}", group, f"R@{rank}", f"{what}_retrieval_recall@{rank}", tuple(runs))
         for what, group in DIRECTIONS.items()
@@ -117,7 +118,7 @@ def _retrieval(runs: list[Run], paper: PublishedTable) -> Table:
     return Table(name, "Retrieval", about, columns, _rows(runs, columns, reasons, None))
 
 
-def _unlike_the_paper(run: Run, paper: PublishedTable) -> list[str]:
+def _unlike_the_paper(run: Evaluation, paper: PublishedTable) -> list[str]:
     """How an evaluation on ImageNet's classes differs from the paper's."""
     result, found = run.result, []
     if result.n != paper.data["n"]:
@@ -129,7 +130,7 @@ def _unlike_the_paper(run: Run, paper: PublishedTable) -> list[str]:
     return found
 
 
-def _prompt_texts(runs: Sequence[Run]) -> list[str]:
+def _prompt_texts(runs: Sequence[Evaluation]) -> list[str]:
     """That models were not asked in the same words, if they were not."""
     asked: dict[str, list[str]] = {}
     for run in runs:
@@ -141,7 +142,7 @@ def _prompt_texts(runs: Sequence[Run]) -> list[str]:
     return [f"templates differ: {'; '.join(listed)}"]
 
 
-def _set_texts(sets: Sequence[Sequence[Run]], names: tuple[str, str]) -> list[tuple[str, str]]:
+def _set_texts(sets: Sequence[Sequence[Evaluation]], names: tuple[str, str]) -> list[tuple[str, str]]:
     """A short name of each set of pictures, and what it is."""
     texts: list[tuple[str, str]] = []
     for name, is_generated in zip(names, (False, True), strict=True):
@@ -157,23 +158,23 @@ def _set_texts(sets: Sequence[Sequence[Run]], names: tuple[str, str]) -> list[tu
     return texts
 
 
-def _way_texts(runs: Sequence[Run], paper: PublishedTable) -> list[str]:
+def _way_texts(runs: Sequence[Evaluation], paper: PublishedTable) -> list[str]:
     """What the numbers before the names of latent models mean."""
     ways = {way_of(run) for run in runs}
     return [f"({way}) {text}" for way, text in paper.ways.items() if int(way) in ways]
 
 
 def _rows(
-    runs: Sequence[Run],
+    runs: Sequence[Evaluation],
     columns: Sequence[Column],
     reasons: Mapping[int, tuple[str, ...]],
     paper: PublishedTable | None,
 ) -> list[Row]:
     """A row a model and way: first those that the paper has too, in its order."""
-    by_model: dict[tuple[tuple[str, str], int | None], list[Run]] = {}
+    by_model: dict[tuple[tuple[str, str], int | None], list[Evaluation]] = {}
     for run in runs:
         by_model.setdefault((run.identity, way_of(run)), []).append(run)
-    theirs = {place: paper.row_of(some[0], place[1]) if paper else None for place, some in by_model.items()}
+    theirs = {place: paper.row_of(some[0].model, way=place[1]) if paper else None for place, some in by_model.items()}
     models = list(dict.fromkeys(model for model, _ in by_model))
     ranked = list(paper.rows) if paper else []
 
@@ -185,35 +186,21 @@ def _rows(
     for place in sorted(by_model, key=rank):
         row, mine = theirs[place], by_model[place]
         beside = [row.values.get(column.paper or "") if row else None for column in columns]
-        cells = [_cell(column, mine, reasons, value) for column, value in zip(columns, beside, strict=True)]
+        cells = [
+            cell_of(column, _measured(column, mine), reasons, value)
+            for column, value in zip(columns, beside, strict=True)
+        ]
         name = (f"({place[1]}) " if place[1] else "") + mine[0].name
         rows.append(Row(name, cells, row.name if row else None))
     return rows
 
 
-def _cell(
-    column: Column, mine: Sequence[Run], reasons: Mapping[int, tuple[str, ...]], published_value: float | None
-) -> Cell | None:
-    """The number of a model in a column, if it was measured; two that disagree are an error."""
-    found = [run for run in mine if any(run is one for one in column.runs) and column.metric in run.result.metrics]
-    if not found:
-        return None
-    first = found[0]
-    share = first.result.metrics[column.metric]
-    for other in found[1:]:
-        if other.result.metrics[column.metric] != share:
-            raise CheckFailed(
-                f"{first.folder} and {other.folder}: the same model on the same pictures, {column.metric} "
-                f"{share:.4f} and {other.result.metrics[column.metric]:.4f}; leave one of them out"
-            )
-    low, high = first.result.intervals.get(column.metric, (None, None))
-    why = reasons[id(first)]
-    value = 100 * share
-    return Cell(
-        value,
-        first,
-        None if low is None else 100 * low,
-        None if high is None else 100 * high,
-        why,
-        None if published_value is None or why else round(value, 1) - published_value,
-    )
+def _measured(column: Column, mine: Sequence[Evaluation]) -> list[tuple[Run, Measured]]:
+    """What a model was found to be worth in a column, in per cent."""
+    found: list[tuple[Run, Measured]] = []
+    for run in mine:
+        if any(run is one for one in column.runs) and column.metric in run.result.metrics:
+            low, high = run.result.intervals.get(column.metric, (None, None))
+            ends = [None if end is None else 100 * end for end in (low, high)]
+            found.append((run, Measured(100 * run.result.metrics[column.metric], *ends)))
+    return found
