@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
 from typing import Any, Literal
@@ -140,12 +140,11 @@ class Evaluation(Run):
         return isinstance(latents, dict) and latents.get("vae", {}).get("name") == "pixels"
 
 
-def named(runs: Sequence[Evaluation]) -> list[Evaluation]:
-    """The same evaluations, each with a name that no other model has."""
+def names_of(runs: Sequence[Evaluation]) -> dict[tuple[str, str], str]:
+    """A name for each model, unlike that of any other."""
     names = {run.identity: run.model + (" on pixels" if run.reads_pixels_as_latents else "") for run in runs}
     steps = {run.identity: run.result.provenance.get("step") for run in runs}
-    names = told_apart(names, steps, {identity: identity[0] for identity in names})
-    return [replace(run, name=names[run.identity]) for run in runs]
+    return told_apart(names, steps, {identity: identity[0] for identity in names})
 
 
 def read(folder: Path, written: dict[str, Any]) -> Evaluation:

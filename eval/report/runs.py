@@ -111,9 +111,7 @@ def _lines(path: Path) -> Iterator[str]:
             raise CheckFailed(f"{path}: damaged: not UTF-8") from None
 
 
-def told_apart(
-    names: Mapping[Key, str], steps: Mapping[Key, object], hashes: Mapping[Key, str]
-) -> dict[Key, str]:
+def told_apart(names: Mapping[Key, str], steps: Mapping[Key, object], hashes: Mapping[Key, str]) -> dict[Key, str]:
     """The same names, with the step of training or a hash behind those that several bear."""
     found = dict(names)
     for name in [name for name, count in Counter(names.values()).items() if count > 1]:

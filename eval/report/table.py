@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from eval.report.paired import Pair
 from eval.report.published import PublishedTable
 from eval.report.runs import Run
+
+PERCENT = " %"
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,13 @@ class Table:
     about: list[str]
     columns: list[Column]
     ours: list[Row]
-    unit: str = "%"
-    """What stands behind a number on a chart."""
     published: list[Row] = field(default_factory=list)
     paper: PublishedTable | None = None
     pairs: list[Pair] = field(default_factory=list)
+    charted: list[tuple[str, list[Column]]] = field(default_factory=list)
+    """What is shown as a chart too: its name, and the columns in it."""
+    unit: str = PERCENT
+    """What stands behind a number on a chart."""
 
     @property
     def notes(self) -> list[tuple[str, ...]]:
@@ -142,3 +147,9 @@ class Table:
                 for source, row in rows
             ],
         }
+
+
+def by_group(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
+    """The columns under each heading."""
+    names = dict.fromkeys(column.group for column in columns)
+    return [(name, [column for column in columns if column.group == name]) for name in names]
