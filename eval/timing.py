@@ -6,8 +6,7 @@ All ways have the same prompts and the same noise, and take turns, so that a bus
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,22 +22,28 @@ from encode_pipeline.randomness import posterior_noise, seed_of
 from eval.evaluation import Address
 from eval.generator import load_generator
 from eval.parts import WorkFolder
-from eval.reno import Judge, Recipe, optimise
+from eval.reno import Recipe
+from eval.report.published import published
 from eval.result import surroundings
 from eval.rewards import Objective, open_objective
+from eval.steering.folder import CONFIG
 from eval.steering.prompt_sets import open_prompts
 from eval.steering.sampler import Sampler
+from eval.steering.timed import BACKWARD, FORWARD, PICTURE, Bench
 
 TASK = "timing"
 PLAIN = "generation alone"
-PARTS = ("generator", "decode", "reward")
+PAPER_ROWS = ("Base (SDXL-Turbo)", "CLIPScore: Latent-ViT-B/8", "CLIPScore: CLIP-ViT-B/32 L2B")
+"""The paper's own comparison: 21 % less time."""
 
 
 class TimingConfig(Settings):
     """A generator, and the rewards whose cost is wanted."""
 
     generator: Address = Field(description="hub id or directory of an SDXL-family diffusers pipeline")
-    reward: list[str] = Field(description="KIND:ADDRESS in [], each timed by itself: of latents, of pixels, or both")
+    reward: str | list[str] = Field(
+        description="KIND:ADDRESS, several in []: of latents or of pixels, each timed alone"
+    )
     prompts: Address = Field(description="as `reno` takes them; the first ones are used")
     out: Path = Field(description="folder for result.json")
     iterations: PositiveInt = Field(Recipe.iterations, description="of a run; the paper's are 50")
@@ -55,102 +60,15 @@ class TimingConfig(Settings):
     seed: int = Field(0, ge=0, description="of the noise")
 
 
-class Stopwatch:
-    """The time between moments of a device's own work, each filed under what ended there."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._is_gpu = device.type == "cuda"
-        self._moments: list[tuple[str, Any]] = []
-        self.ended("start")
-
-    def ended(self, part: str) -> None:
-        """A GPU is not waited for: it notes the moment when it comes to it."""
-        moment: Any = time.perf_counter()
-        if self._is_gpu:
-            moment = torch.cuda.Event(enable_timing=True)
-            moment.record()
-        self._moments.append((part, moment))
-
-    def ends_with(self, tensor: Tensor, part: str) -> None:
-        """Ends a part of the backward pass where it comes to the gradient of a tensor."""
-        if tensor.requires_grad:
-            tensor.register_hook(lambda gradient: self.ended(part))
-
-    def seconds(self) -> dict[str, float]:
-        """By part, over all of its times; together they are all the time from the first moment to the last."""
-        if self._is_gpu:
-            torch.cuda.synchronize()
-        found: dict[str, float] = {}
-        for (_, before), (part, after) in zip(self._moments, self._moments[1:], strict=False):
-            span = before.elapsed_time(after) / 1000 if self._is_gpu else after - before
-            found[part] = found.get(part, 0.0) + span
-        return found
-
-
 @dataclass(frozen=True)
 class Way:
     """Pictures steered by one reward, or by none."""
 
     name: str
     objective: Objective | None
+    iterations: int
     runs: list[dict[str, float]] = field(default_factory=list)
     """Seconds by part, of every measured run."""
-
-    @property
-    def reads(self) -> str | None:
-        return self.objective.rewards[0].reads if self.objective else None
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all ways have in common."""
-
-    sampler: Sampler
-    prompts: list[str]
-    noises: list[Tensor]
-    """What pictures begin with, then what comes in between two steps."""
-
-    def run(self, way: Way, iterations: int) -> dict[str, float]:
-        """Seconds by part, from the noise to the decoded picture of what was kept."""
-        generate = self.sampler.generate(self.prompts, self.noises[1:])
-        if self._is_gpu:
-            torch.cuda.synchronize()
-        watch = Stopwatch(self.sampler.generator.device)
-
-        def watched(noise_bchw: Tensor) -> Tensor:
-            watch.ended("update")
-            watch.ends_with(noise_bchw, "backward generator")
-            latents = generate(noise_bchw)
-            watch.ended("generator")
-            return latents
-
-        recipe = Recipe(iterations=iterations if way.objective else 1)
-        kept = optimise(self.noises[0], watched, self._judge(way.objective, watch), recipe).latents_bchw
-        watch.ended("update")
-        with torch.no_grad():
-            self.sampler.decode(kept)
-        watch.ended("picture")
-        return watch.seconds()
-
-    def _judge(self, objective: Objective | None, watch: Stopwatch) -> Judge:
-        def judge(latents_bchw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            if objective is None:
-                return torch.zeros(len(latents_bchw), device=latents_bchw.device), {}
-            pixels = None
-            watch.ends_with(latents_bchw, "backward decode" if objective.needs_pixels else "backward reward")
-            if objective.needs_pixels:
-                pixels = self.sampler.decode(latents_bchw)
-                watch.ends_with(pixels, "backward reward")
-                watch.ended("decode")
-            judged = objective(latents_bchw, pixels, self.prompts)
-            watch.ended("reward")
-            return judged
-
-        return judge
-
-    @property
-    def _is_gpu(self) -> bool:
-        return self.sampler.generator.device.type == "cuda"
 
 
 def timing(config: TimingConfig) -> dict[str, Any]:
@@ -159,21 +77,25 @@ def timing(config: TimingConfig) -> dict[str, Any]:
     dtype = ("bfloat16" if device.type == "cuda" else "float32") if config.dtype == "auto" else config.dtype
     generator = load_generator(config.generator, device, DTYPES[dtype])
     sampler = Sampler(generator, config.steps, config.checkpointing, config.compile)
-    ways = [Way(PLAIN, None)]
-    for term in dict.fromkeys(config.reward):
-        settings = {"checkpointing": config.checkpointing, "compiled": config.compile, "dtype": DTYPES[dtype]}
-        objective = open_objective(term, sampler.vae, **settings)
-        ways.append(Way(_name(term, objective, [way.name for way in ways]), objective))
+    ways = [Way(PLAIN, None, 1)]
+    for term in dict.fromkeys([config.reward] if isinstance(config.reward, str) else config.reward):
+        objective = open_objective(
+            term, sampler.vae, checkpointing=config.checkpointing, compiled=config.compile, dtype=DTYPES[dtype]
+        )
+        ways.append(Way(_name(term, objective, [way.name for way in ways]), objective, config.iterations))
     bench = Bench(sampler, *_start(config, sampler))
     folder = WorkFolder(config.out)
     folder.claim({"task": TASK, **config.model_dump(mode="json", exclude={"out"})})
-    replace(config.out / "config.yaml", to_yaml(config).encode())
+    if (found := folder.result()) is not None:
+        return {"out": str(config.out), **found}
+    replace(config.out / CONFIG, to_yaml(config).encode())
     for way in ways:
-        bench.run(way, config.warmup)
+        bench.run(way.objective, min(config.warmup, way.iterations))
     for number in range(config.repeats):
         for way in ways if number % 2 == 0 else reversed(ways):
-            way.runs.append(bench.run(way, config.iterations))
-    rows = [row(way, config.iterations if way.objective else 1, config.batch_size) for way in ways]
+            way.runs.append(bench.run(way.objective, way.iterations))
+    rows = [row(way, config.batch_size) for way in ways]
+    of_rewards = [reason for way in ways if way.objective for reason in way.objective.not_comparable]
     result = {
         "task": TASK,
         "ok": True,
@@ -183,7 +105,7 @@ def timing(config: TimingConfig) -> dict[str, Any]:
         **{key: getattr(config, key) for key in ("iterations", "repeats", "batch_size", "steps", "size")},
         "dtype": dtype,
         **surroundings(device),
-        "not_comparable": _reasons(config, generator.not_comparable),
+        "not_comparable": _reasons(config, [*generator.not_comparable, *of_rewards]),
     }
     folder.finish(result)
     return {"out": str(config.out), **result}
@@ -211,41 +133,37 @@ def _name(term: str, objective: Objective, taken: Sequence[str]) -> str:
     return term if name in taken else name
 
 
-def row(way: Way, iterations: int, batch_size: int) -> dict[str, Any]:
-    """What a way takes: medians over its runs, parts per iteration."""
-    totals = [sum(run.values()) for run in way.runs]
-    loops = [total - run["picture"] for total, run in zip(totals, way.runs, strict=True)]
-
-    def part(name: str) -> float:
-        return statistics.median(run.get(name, 0.0) for run in way.runs) / iterations
-
+def row(way: Way, batch_size: int) -> dict[str, Any]:
+    """What a way takes, as its run of median length has it: parts are seconds of an iteration."""
+    runs: list[dict[str, Any]] = [
+        {
+            "seconds_total": sum(run.values()),
+            "seconds_per_iter": (sum(run.values()) - run[PICTURE]) / way.iterations,
+            "picture": run[PICTURE],
+            "parts": {
+                **{part: run.get(part, 0.0) / way.iterations for part in FORWARD},
+                "backward": {part: run.get(f"backward {part}", 0.0) / way.iterations for part in BACKWARD},
+                "update": run["update"] / way.iterations,
+            },
+        }
+        for run in way.runs
+    ]
     rewards = way.objective.rewards if way.objective else ()
     return {
         "name": way.name,
-        "reads": way.reads,
+        "reads": rewards[0].reads if rewards else None,
         "rewards": [
             {
                 "model": reward.provenance.get("name"),
                 **reward.provenance,
                 **{key: getattr(reward, key) for key in ("name", "reads", "weight")},
-                "not_comparable": list(reward.not_comparable),
             }
             for reward in rewards
         ],
-        "iterations": iterations,
+        "iterations": way.iterations,
         "batch_size": batch_size,
-        "seconds_per_iter": statistics.median(loops) / iterations,
-        "seconds_total": statistics.median(totals),
-        "parts": {
-            **{name: part(name) for name in PARTS},
-            "backward": {name: part(f"backward {name}") for name in ("reward", "decode", "generator")},
-            "update": part("update"),
-        },
-        "picture": statistics.median(run["picture"] for run in way.runs),
-        "runs": [
-            {"seconds_total": total, "seconds_per_iter": loop / iterations, "parts": run}
-            for total, loop, run in zip(totals, loops, way.runs, strict=True)
-        ],
+        **sorted(runs, key=lambda run: run["seconds_total"])[len(runs) // 2],
+        "runs": runs,
     }
 
 
@@ -254,8 +172,9 @@ def pairs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for latent in (row for row in rows if row["reads"] == "latents"):
         for pixel in (row for row in rows if row["reads"] == "pixels"):
-            both = zip(latent["runs"], pixel["runs"], strict=True)
+            both = list(zip(latent["runs"], pixel["runs"], strict=True))
             ratios = [theirs["seconds_total"] / ours["seconds_total"] for ours, theirs in both]
+            shares = [ours["seconds_per_iter"] / theirs["seconds_per_iter"] for ours, theirs in both]
             decode = pixel["parts"]["decode"] + pixel["parts"]["backward"]["decode"]
             found.append(
                 {
@@ -264,17 +183,42 @@ def pairs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "ratio": statistics.median(ratios),
                     "low": min(ratios),
                     "high": max(ratios),
-                    "saved": 1 - statistics.median(1 / ratio for ratio in ratios),
+                    "saved": 1 - 1 / statistics.median(ratios),
+                    "saved_per_iter": 1 - statistics.median(shares),
                     "decode_share": decode / pixel["seconds_per_iter"],
                 }
             )
     return found
 
 
-def _reasons(config: TimingConfig, of_generator: Sequence[str]) -> list[str]:
-    """Why the times say nothing about the paper's; how long a model was trained does not matter to them."""
-    reasons = [reason for reason in of_generator if "random" not in reason]
+def _reasons(config: TimingConfig, reasons: Sequence[str]) -> list[str]:
+    """Why the times say nothing about the paper's: what was timed is smaller, or another number of something."""
+    found = [reason for reason in reasons if "small" in reason]
     for key, papers in (("iterations", 50), ("batch_size", 1), ("steps", 1), ("size", 512)):
         if (ours := getattr(config, key)) != papers:
-            reasons.append(f"{key} is {ours}, the paper's {papers}")
-    return reasons
+            found.append(f"{key} is {ours}, the paper's {papers}")
+    return list(dict.fromkeys(found))
+
+
+def show(result: Mapping[str, Any]) -> str:
+    """The times as a table, the paper's below."""
+    titles = ("an iteration", "in all", *FORWARD, *(f"<- {part}" for part in BACKWARD), "update")
+    width = max(len(name) for name in [*(row["name"] for row in result["rows"]), *PAPER_ROWS])
+    lines = [f"{'seconds':<{width}}" + "".join(f"{title:>13}" for title in titles)]
+    for row in result["rows"]:
+        parts = [row["parts"][part] for part in FORWARD] + [row["parts"]["backward"][part] for part in BACKWARD]
+        numbers = [row["seconds_per_iter"], row["seconds_total"], *parts, row["parts"]["update"]]
+        lines.append(f"{row['name']:<{width}}" + "".join(f"{number:>13.4f}" for number in numbers))
+    for pair in result["pairs"]:
+        lines.append(
+            f"{pair['latent']} instead of {pair['pixel']}: {pair['saved']:.1%} less time in all (pixels take "
+            f"{pair['ratio']:.2f} times as long, {pair['low']:.2f} to {pair['high']:.2f} in {result['repeats']} runs); "
+            f"an iteration {pair['saved_per_iter']:.1%} less, of which decoding is {pair['decode_share']:.1%}"
+        )
+    paper = published("table2")
+    lines.append(f"{paper.source}, on {paper.data['hardware']}:")
+    for row in paper.rows:
+        if row.name in PAPER_ROWS:
+            times = (row.values[key] for key in ("seconds_per_iter", "seconds_total"))
+            lines.append(f"{row.name:<{width}}" + "".join(f"{seconds:>13.2f}" for seconds in times))
+    return "\n".join([*lines, *(f"not comparable: {reason}" for reason in result["not_comparable"])])
