@@ -8,9 +8,12 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.benchmarks.export import ExportConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
+from eval.steering.run import SteerConfig
+from eval.timing import TimingConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
 
@@ -53,6 +56,42 @@ def show_generated(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"not in the data: {item}" for item in result["not_in_data"])])
 
 
+def run_steer(config: SteerConfig) -> Mapping[str, Any]:
+    from eval.steering.run import steer
+
+    return steer(config)
+
+
+def show_steered(result: Mapping[str, Any]) -> str:
+    from eval.steering.summary import show
+
+    return show(result)
+
+
+def run_export(config: ExportConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.export import export
+
+    return export(config)
+
+
+def show_exported(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.export import show
+
+    return show(result)
+
+
+def run_timing(config: TimingConfig) -> Mapping[str, Any]:
+    from eval.timing import timing
+
+    return timing(config)
+
+
+def show_timing(result: Mapping[str, Any]) -> str:
+    from eval.timing import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -70,6 +109,15 @@ VERBS = {
     "generate-imagenet": Verb(
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
     ),
+    "reno": Verb(SteerConfig, run_steer, "pictures of prompts, steered by rewards or not", show=show_steered),
+    "export": Verb(
+        ExportConfig,
+        run_export,
+        "a run's pictures as the official scorers read them",
+        "run",
+        show_exported,
+    ),
+    "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }
