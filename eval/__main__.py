@@ -8,6 +8,8 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.benchmarks.compbench import CompbenchConfig
+from eval.benchmarks.geneval import GenevalConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
@@ -53,6 +55,24 @@ def show_generated(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"not in the data: {item}" for item in result["not_in_data"])])
 
 
+def run_geneval(config: GenevalConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.geneval import geneval
+
+    return geneval(config)
+
+
+def run_compbench(config: CompbenchConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.compbench import compbench
+
+    return compbench(config)
+
+
+def show_scores(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.scoring import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -70,6 +90,8 @@ VERBS = {
     "generate-imagenet": Verb(
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
     ),
+    "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
+    "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }
