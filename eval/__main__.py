@@ -10,9 +10,11 @@ from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
 from eval.benchmarks.compbench import CompbenchConfig
 from eval.benchmarks.geneval import GenevalConfig
+from eval.benchmarks.export import ExportConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
+from eval.steering.run import SteerConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
 
@@ -55,6 +57,30 @@ def show_generated(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"not in the data: {item}" for item in result["not_in_data"])])
 
 
+def run_steer(config: SteerConfig) -> Mapping[str, Any]:
+    from eval.steering.run import steer
+
+    return steer(config)
+
+
+def show_steered(result: Mapping[str, Any]) -> str:
+    from eval.steering.summary import show
+
+    return show(result)
+
+
+def run_export(config: ExportConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.export import export
+
+    return export(config)
+
+
+def show_exported(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.export import show
+
+    return show(result)
+
+
 def run_geneval(config: GenevalConfig) -> Mapping[str, Any]:
     from eval.benchmarks.geneval import geneval
 
@@ -89,6 +115,14 @@ VERBS = {
     "retrieval": Verb(RetrievalConfig, run_retrieval, "find pictures by captions and back", show=show_evaluation),
     "generate-imagenet": Verb(
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
+    ),
+    "reno": Verb(SteerConfig, run_steer, "pictures of prompts, steered by rewards or not", show=show_steered),
+    "export": Verb(
+        ExportConfig,
+        run_export,
+        "a run's pictures as the official scorers read them",
+        "run",
+        show_exported,
     ),
     "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
     "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),

@@ -32,6 +32,17 @@ class Towers(nn.Module):
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
         return _features(self.clip.get_text_features(input_ids=tokens), normalize)
 
+    @property
+    def visual(self) -> Any:
+        return self.clip.vision_model
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As OpenCLIP's. The library does it only while training, which without dropout is the same computation."""
+        if self.clip.config.vision_config.attention_dropout:
+            return
+        (self.clip.gradient_checkpointing_enable if enable else self.clip.gradient_checkpointing_disable)()
+        self.clip.vision_model.train(enable)
+
 
 def _features(output: Any, normalize: bool) -> Tensor:
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output

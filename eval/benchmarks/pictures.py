@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from eval.parts import RESULT
 from eval.steering.folder import SteeredRun
-from eval.steering.prompt_sets import CATEGORIES, SAMPLES, Kind, Prompt, other_than_whole
+from eval.steering.prompt_sets import CATEGORIES, Kind, Prompt, other_than_whole
 
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -110,25 +111,30 @@ def _categories(folder: Path) -> dict[str, Path]:
 
 def _compbench(folder: Path, categories: Mapping[str, Path]) -> PromptPictures:
     pictures: list[PromptPicture] = []
-    each, start = SAMPLES["compbench"], 0
+    prompts: list[Prompt] = []
+    each = set()
     for category, place in categories.items():
-        numbered = sorted((_id(path), path) for path in (place / "samples").iterdir() if not path.name.startswith("."))
+        samples = place / "samples"
+        numbered = sorted((_id(path), path) for path in samples.iterdir() if not path.name.startswith("."))
         if [number for number, _ in numbered] != list(range(len(numbered))):
             gap = next(n for n, (number, _) in enumerate([*numbered, (-1, place)]) if n != number)
-            raise CheckFailed(f"{place / 'samples'}: no picture number {gap:06d}; its scorers count on every one")
-        if len(numbered) % each or not numbered:
-            raise CheckFailed(f"{place / 'samples'}: {len(numbered)} pictures, not {each} of each prompt")
-        prompts = len(numbered) // each
-        for number, path in numbered:
-            index, sample = divmod(number, each)
-            text = path.name.split("_")[0]  # as the scorers have it
-            if sample and text != pictures[-1].prompt.text:
-                raise CheckFailed(f"{path}: of another prompt than the picture before, {pictures[-1].path.name}")
-            about = {"category": category, "index": index, "of": prompts}
-            pictures.append(PromptPicture(Prompt(start + index, text, about), sample, path))
-        start += prompts
-    reasons = other_than_whole("compbench", [picture.prompt for picture in pictures if not picture.sample], each)
+            raise CheckFailed(f"{samples}: no picture number {gap:06d}; its scorers count on every one")
+        groups = [(text, [path for _, path in group]) for text, group in groupby(numbered, _text)]
+        for index, (text, paths) in enumerate(groups):
+            prompts.append(Prompt(len(prompts), text, {"category": category, "index": index, "of": len(groups)}))
+            pictures += [PromptPicture(prompts[-1], sample, path) for sample, path in enumerate(paths)]
+            if len(paths) != len(groups[0][1]):
+                raise CheckFailed(f"{samples}: {len(paths)} pictures of {text!r}, {len(groups[0][1])} of the first")
+            each.add(len(paths))
+    if len(each) != 1:
+        raise CheckFailed(f"{folder}: {', '.join(map(str, sorted(each))) or 'no'} pictures of a prompt")
+    reasons = other_than_whole("compbench", prompts, each.pop())
     return PromptPictures("compbench", {"folder": str(folder), "layout": "compbench"}, reasons, pictures)
+
+
+def _text(numbered: tuple[int, Path]) -> str:
+    """The prompt in a picture's name, as the scorers read it."""
+    return numbered[1].name.split("_")[0]
 
 
 def _id(path: Path) -> int:
