@@ -9,8 +9,8 @@ from typing import Any
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
 from eval.benchmarks.compbench import CompbenchConfig
-from eval.benchmarks.geneval import GenevalConfig
 from eval.benchmarks.export import ExportConfig
+from eval.benchmarks.geneval import GenevalConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
