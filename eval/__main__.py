@@ -15,6 +15,7 @@ from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
 from eval.steering.run import SteerConfig
+from eval.timing import TimingConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
 
@@ -81,6 +82,18 @@ def show_exported(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_timing(config: TimingConfig) -> Mapping[str, Any]:
+    from eval.timing import timing
+
+    return timing(config)
+
+
+def show_timing(result: Mapping[str, Any]) -> str:
+    from eval.timing import show
+
+    return show(result)
+
+
 def run_geneval(config: GenevalConfig) -> Mapping[str, Any]:
     from eval.benchmarks.geneval import geneval
 
@@ -124,6 +137,7 @@ VERBS = {
         "run",
         show_exported,
     ),
+    "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
     "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
     "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),

@@ -89,11 +89,9 @@ class ClipReward(Reward):
 
     def __init__(self, clip: Clip, reads: Reads, kind: str) -> None:
         self.clip, self.reads, self.name = clip, reads, kind
-        self.kind = KINDS[kind]
-        self.weight = self.kind.weight
-        self.not_comparable = [
-            reason for reason in clip.not_comparable if kind != "pick" or reason != "fine-tuned on preferences"
-        ]
+        self.kind, self.weight = KINDS[kind], KINDS[kind].weight
+        wanted = "fine-tuned on preferences" if kind == "pick" else None
+        self.not_comparable = [reason for reason in clip.not_comparable if reason != wanted]
         self.provenance = {"logit_scale": clip.logit_scale, **clip.provenance}
         self._texts: dict[str, Tensor] = {}
 
@@ -110,10 +108,11 @@ class ClipReward(Reward):
         """A unit row for every picture."""
 
     def _embed_texts(self, prompts: Sequence[str]) -> Tensor:
-        """Made once for each prompt: weights never change."""
-        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]:
-            with torch.no_grad(), torch.autocast(self.clip.device.type, enabled=False):
-                self._texts.update(zip(new, self.clip.embed_texts(new), strict=True))
+        """Made once for each prompt, alone: in company its last bits would tell of what came before."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._texts:
+                with torch.no_grad(), torch.autocast(self.clip.device.type, enabled=False):
+                    self._texts[prompt] = self.clip.embed_texts([prompt])[0]
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
 

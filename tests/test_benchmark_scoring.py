@@ -18,10 +18,11 @@ from eval.benchmarks.clip_score import open_pixel_clip
 from eval.benchmarks.colours import ColourSense
 from eval.benchmarks.compbench import CompbenchConfig, compbench
 from eval.benchmarks.detection import open_detector
+from eval.benchmarks.export import ExportConfig, export
 from eval.benchmarks.geneval import GenevalConfig, geneval, summary
 from eval.benchmarks.scoring import by_prompt
 from eval.benchmarks.vqa import open_blip
-from eval.steering.prompt_sets import TAGS
+from eval.steering.prompt_sets import TAGS, open_prompts
 from tests.clips import pixel_clip
 from tests.small_judges import (
     aesthetic_state,
@@ -31,6 +32,7 @@ from tests.small_judges import (
     small_detector,
     write_picture,
 )
+from tests.steered_runs import drawn_run, geneval_file
 from tests.test_compbench_rules import official
 from tests.test_eval_resume import command, left_in
 from tests.test_train_ranks import torchrun
@@ -111,7 +113,7 @@ def test_geneval_from_pictures_to_shares(detector: Path, clip: Path, head: Path,
     assert lines[5]["faults"] == ["0 of 1 zebra", f"nothing for the {name} to be above"]
     assert lines[0]["objects"][name][0][0] == pytest.approx(found[name][0].score, abs=1e-5)
     assert result["n"] == 6 and result["task"] == "geneval" and result["correct_prompts"] == 2
-    assert result["intervals"]["single"] == (1.0, 1.0) or result["intervals"]["single"] == [1.0, 1.0]
+    assert result["intervals"]["single"] == [1.0, 1.0]
     assert result["aesthetic"] == pytest.approx(sum(line["aesthetic"] for line in lines) / 6)
     reasons = "; ".join(result["not_comparable"])
     for said in (
@@ -130,6 +132,18 @@ def test_geneval_from_pictures_to_shares(detector: Path, clip: Path, head: Path,
     write_picture(folder / "00003" / "samples" / "00000.png", 99)
     with pytest.raises(RequestError, match="holds another evaluation: pictures is"):
         geneval(config)
+
+
+def test_a_run_and_its_export_are_judged_alike(detector: Path, clip: Path, tmp_path: Path) -> None:
+    prompts = open_prompts(str(geneval_file(tmp_path / "evaluation_metadata.jsonl")))
+    run = drawn_run(tmp_path / "run", prompts, 2, seed=3, not_comparable=["a generator of nothing"])
+    export(ExportConfig(run=run, out=tmp_path / "export"))
+    judges: dict[str, Any] = {"detector": str(detector), "clip": str(clip)}
+    of_run = geneval(GenevalConfig(run=str(run), out=tmp_path / "of-run", **judges))
+    of_export = geneval(GenevalConfig(run=str(tmp_path / "export"), out=tmp_path / "of-export", **judges))
+    assert of_run["n"] == 8 and of_run["metrics"] == of_export["metrics"]
+    assert lines_of(tmp_path / "of-run") == lines_of(tmp_path / "of-export")
+    assert of_run["not_comparable"][0] == "a generator of nothing" and of_run["run"]["task"] == "steering"
 
 
 def test_the_overall_score_is_the_mean_of_tasks_and_not_of_pictures() -> None:

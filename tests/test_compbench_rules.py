@@ -10,9 +10,9 @@ import pytest
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from eval.benchmarks.compbench_rules import asked, product, questions
 from eval.benchmarks.official_compbench import official_scores
-from tests.test_boundaries import ROOT
+from tests.steered_runs import published
 
-PROMPTS = ROOT.parent / "shared" / "data" / "prompts" / "t2i_compbench"
+PROMPTS = published("t2i_compbench")
 
 
 def test_a_prompt_is_asked_about_each_of_its_noun_phrases() -> None:
@@ -30,8 +30,9 @@ def test_a_prompt_is_asked_about_each_of_its_noun_phrases() -> None:
         questions("a green bench and a blue bow")
 
 
-@pytest.mark.skipif(not PROMPTS.is_dir(), reason="needs T2I-CompBench's own prompts beside the checkout")
+@pytest.mark.skipif(PROMPTS is None, reason="needs T2I-CompBench's own prompts beside the checkout")
 def test_every_prompt_of_attributes_has_questions() -> None:
+    assert PROMPTS is not None
     prompts = [
         line for name in ("color", "shape", "texture") for line in (PROMPTS / f"{name}_val.txt").read_text().split("\n")
     ]
