@@ -32,9 +32,7 @@ def to_html(tables: Sequence[Table], runs: Sequence[Run]) -> str:
             tables=tables,
             runs=runs,
             numbers={run.folder: number for number, run in enumerate(runs, 1)},
-            forests={
-                table.name: [(name, forest(table, name, some)) for name, some in table.charted] for table in tables
-            },
+            forests={table.name: [(name, forest(table, name, some)) for name, some in table.charted] for table in tables},
             closer=closer_looks([run for run in runs if isinstance(run, Evaluation)]),
             steered=steered_looks([run for run in runs if isinstance(run, Steering)]),
             timed=[(run, time_bars(run.result.rows)) for run in runs if isinstance(run, Timing)],
