@@ -31,7 +31,7 @@ class GenevalConfig(ScoringConfig):
 
     detector: Address = Field(
         "facebook/mask2former-swin-small-coco-instance",
-        description="a Mask2Former of transformers for COCO's classes, a folder or a name on the hub: finds the objects",
+        description="a Mask2Former of transformers for COCO's classes, a folder or a name on the hub",
     )
     clip: Address = Field(CLIP, description="the CLIP of pixels that tells colours")
 
@@ -69,7 +69,7 @@ def geneval(config: GenevalConfig) -> dict[str, Any]:
 
 
 def summary(lines: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """Each task's share of right pictures and the mean over tasks, with intervals; a task of no pictures is left out."""
+    """The share of right pictures of each task that has any, and the mean over tasks, with intervals."""
     by_task = {
         METRICS[tag]: by_prompt([line for line in lines if line["tag"] == tag], "correct")
         for tag in TAGS
@@ -90,12 +90,12 @@ def _check_record(picture: PromptPicture) -> None:
     record = picture.prompt.about
     try:
         wanted = [*record["include"], *record.get("exclude", [])]
-        places = [one["position"] for one in wanted if "position" in one]
+        places = [(number, *one["position"]) for number, one in enumerate(record["include"]) if "position" in one]
         is_known = (
             record["tag"] in METRICS
             and all(one["class"] in NAMES and one["count"] > 0 for one in wanted)
             and all(one.get("color", "red") in COLOURS for one in wanted)
-            and all(where in POSITIONS and 0 <= target < len(record["include"]) for where, target in places)
+            and all(where in POSITIONS and 0 <= target < number for number, where, target in places)
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         is_known = False

@@ -174,6 +174,21 @@ def score(scoring: Scoring, ranks: Ranks) -> dict[str, Any]:
     return result
 
 
+def show(result: Mapping[str, Any]) -> str:
+    """The result as a person reads it."""
+    numbers = {**result["metrics"], **({} if result["aesthetic"] is None else {"aesthetic": result["aesthetic"]})}
+    width = max(map(len, numbers))
+    lines = [f"{result['task']} on {result['n']} pictures of {result['run']['address']}"]
+    for name, value in numbers.items():
+        low, high = result["intervals"][name]
+        lines.append(f"  {name:<{width}}  {value:.3f} ({low:.3f} to {high:.3f})")
+    if left_out := result.get("not_measured"):
+        lines.append(f"not measured: {', '.join(left_out)}")
+    if result["not_comparable"]:
+        lines.append(f"not comparable: {'; '.join(result['not_comparable'])}")
+    return "\n".join(lines)
+
+
 def require_kind(pictures: PromptPictures, *kinds: str) -> None:
     """Refuses pictures of other prompts than a benchmark's own."""
     if pictures.kind not in kinds:
