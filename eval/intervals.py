@@ -57,13 +57,13 @@ def mean_share(right_of: Mapping[str, tuple[int, int]], seed: int) -> Interval:
     right = np.array([hits for hits, _ in right_of.values()])
     wrong = np.array([total - hits for hits, total in right_of.values()])
 
-    def mean(counts: Counts) -> npt.NDArray[np.float64]:
+    def mean_of(counts: Counts) -> npt.NDArray[np.float64]:
         hits, misses = np.split(counts, 2, axis=1)
         sizes = hits + misses
         shares: npt.NDArray[np.float64] = (hits / np.maximum(sizes, 1)).sum(axis=1) / (sizes > 0).sum(axis=1)
         return shares
 
-    return bootstrap(np.concatenate([right, wrong]), mean, seed)
+    return bootstrap(np.concatenate([right, wrong]), mean_of, seed)
 
 
 def share_of_parts(right: Sequence[int], parts: Sequence[int], seed: int) -> Interval:
@@ -76,6 +76,12 @@ def share_of_parts(right: Sequence[int], parts: Sequence[int], seed: int) -> Int
         return shares
 
     return bootstrap(counts, ratio, seed)
+
+
+def mean(values: Sequence[float], seed: int) -> Interval:
+    """Of the mean of some numbers, one for each thing that might as well have been another."""
+    numbers = np.asarray(values, np.float64)
+    return bootstrap(np.ones(len(numbers), np.int64), lambda counts: counts @ numbers / len(numbers), seed)
 
 
 def paired_difference(a: Sequence[bool], b: Sequence[bool], seed: int) -> Difference:

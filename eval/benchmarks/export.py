@@ -1,0 +1,113 @@
+"""A run's pictures in the layout that the official scorers read.
+
+GenEval         OUT/00000/metadata.jsonl   OUT/00000/samples/00000.png …
+T2I-CompBench   OUT/color/samples/PROMPT_000000.png …, numbered through from 0 in each category
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from encode_pipeline.latents.command import CheckFailed, RequestError, Settings
+from encode_pipeline.latents.disk import sync
+from eval.steering.folder import SteeredRun
+from eval.steering.prompt_sets import SAMPLES, Prompt
+
+RECORD = "export.json"
+"""What run the pictures are of. The scorers do not look at it."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems that there are."""
+RESERVED = str.maketrans("_/", "  ")
+"""What cannot stand in T2I-CompBench's names, where the prompt ends at the first underscore."""
+
+Layout = Literal["geneval", "compbench"]
+
+
+class ExportConfig(Settings):
+    """A finished run, and where its pictures are to go."""
+
+    run: Path = Field(description="folder of a finished run over GenEval's or T2I-CompBench's prompts, decoded")
+    out: Path = Field(description="folder to be made; one that is there is left alone")
+    format: Layout | None = Field(None, description="by default that of the run's prompts")
+
+
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Copies every picture under the name that its scorer wants. The folder appears whole or not at all."""
+    if config.out.exists():
+        raise RequestError(f"{config.out}: is there already; choose another out=")
+    run = SteeredRun.open(config.run)
+    kind = run.result["prompts"]["kind"]
+    layout = config.format or kind
+    if layout != kind or layout not in ("geneval", "compbench"):
+        raise RequestError(f"{config.run}: its prompts are of kind {kind}; only GenEval's and T2I-CompBench's have a format")
+    items = list(run.items())
+    if missing := [name for _, _, name in items if not (run.path / "images" / f"{name}.png").is_file()]:
+        raise CheckFailed(
+            f"{config.run}: {len(missing)} of {len(items)} pictures are not decoded, first {missing[0]}; "
+            "the command that made the run decodes them with decode=true"
+        )
+    places = _geneval(items) if layout == "geneval" else _compbench(items, run.result["prompts"]["samples"])
+    unfinished = config.out.with_name(f".unfinished-{config.out.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for place, name in places.items():
+        target = unfinished / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.image(name), target)
+    if layout == "geneval":
+        for prompt, sample, _ in items:
+            if sample == 0:
+                record = json.dumps(dict(prompt.about))
+                (unfinished / f"{prompt.number:05d}" / "metadata.jsonl").write_text(record, encoding="utf-8")
+    renamed = {p.text: _spoken(p.text) for p, _, _ in items if layout == "compbench" and _spoken(p.text) != p.text}
+    about = {key: value for key, value in run.result.items() if key != "metrics"}
+    record = json.dumps({"format": layout, "renamed": renamed, "run": about}, indent=1) + "\n"
+    (unfinished / RECORD).write_text(record, encoding="utf-8")
+    unfinished.rename(config.out)
+    sync(config.out.absolute().parent)
+    return {
+        "ok": True,
+        "out": str(config.out),
+        "format": layout,
+        "pictures": len(places),
+        "renamed": renamed,
+        "not_comparable": run.result["not_comparable"],
+    }
+
+
+def show_export(result: Mapping[str, Any]) -> str:
+    lines = [f"{result['pictures']} pictures in {result['out']}, in {result['format']}'s layout"]
+    lines += [f"renamed, for its scorer reads prompts from names: {old!r} to {new!r}" for old, new in result["renamed"].items()]
+    return "\n".join([*lines, *(f"not comparable: {reason}" for reason in result["not_comparable"])])
+
+
+Items = list[tuple[Prompt, int, str]]
+
+
+def _geneval(items: Items) -> dict[str, str]:
+    """Where each picture goes, and which item's it is."""
+    return {f"{prompt.number:05d}/samples/{sample:05d}.png": name for prompt, sample, name in items}
+
+
+def _compbench(items: Items, samples: int) -> dict[str, str]:
+    places = {}
+    for prompt, sample, name in items:
+        category, index = prompt.about["category"], prompt.about["index"]
+        if category == "complex" and samples != SAMPLES["compbench"]:
+            wanted = SAMPLES["compbench"]
+            raise RequestError(f"{name}: the scorer of complex prompts counts on {wanted} pictures of each, not {samples}")
+        file = f"{_spoken(prompt.text)}_{index * samples + sample:06d}.png"
+        if len(file.encode()) > LONGEST_NAME:
+            raise RequestError(f"{name}: {len(file.encode())} bytes of prompt and number do not fit into a file's name")
+        places[f"{category}/samples/{file}"] = name
+    return places
+
+
+def _spoken(text: str) -> str:
+    """A prompt as it may stand in a name."""
+    return " ".join(text.translate(RESERVED).split()) if set(text) & {"_", "/"} else text
