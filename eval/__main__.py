@@ -8,6 +8,7 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.benchmarks.i2p import I2pConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
@@ -53,6 +54,18 @@ def show_generated(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"not in the data: {item}" for item in result["not_in_data"])])
 
 
+def run_i2p(config: I2pConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.i2p import i2p
+
+    return i2p(config)
+
+
+def show_i2p(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.i2p import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -71,6 +84,7 @@ VERBS = {
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
     ),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
+    "i2p": Verb(I2pConfig, run_i2p, "how often pictures of a run are inappropriate", "run", show_i2p),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }
 

@@ -45,7 +45,9 @@ def export(config: ExportConfig) -> dict[str, Any]:
     kind = run.result["prompts"]["kind"]
     layout = config.format or kind
     if layout != kind or layout not in ("geneval", "compbench"):
-        raise RequestError(f"{config.run}: its prompts are of kind {kind}; only GenEval's and T2I-CompBench's have a format")
+        raise RequestError(
+            f"{config.run}: its prompts are of kind {kind}; only GenEval's and T2I-CompBench's have a format"
+        )
     items = list(run.items())
     if missing := [name for _, _, name in items if not (run.path / "images" / f"{name}.png").is_file()]:
         raise CheckFailed(
@@ -82,7 +84,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 def show_export(result: Mapping[str, Any]) -> str:
     lines = [f"{result['pictures']} pictures in {result['out']}, in {result['format']}'s layout"]
-    lines += [f"renamed, for its scorer reads prompts from names: {old!r} to {new!r}" for old, new in result["renamed"].items()]
+    lines += [
+        f"renamed, for its scorer reads prompts from names: {old!r} to {new!r}"
+        for old, new in result["renamed"].items()
+    ]
     return "\n".join([*lines, *(f"not comparable: {reason}" for reason in result["not_comparable"])])
 
 
@@ -100,7 +105,9 @@ def _compbench(items: Items, samples: int) -> dict[str, str]:
         category, index = prompt.about["category"], prompt.about["index"]
         if category == "complex" and samples != SAMPLES["compbench"]:
             wanted = SAMPLES["compbench"]
-            raise RequestError(f"{name}: the scorer of complex prompts counts on {wanted} pictures of each, not {samples}")
+            raise RequestError(
+                f"{name}: the scorer of complex prompts counts on {wanted} pictures of each, not {samples}"
+            )
         file = f"{_spoken(prompt.text)}_{index * samples + sample:06d}.png"
         if len(file.encode()) > LONGEST_NAME:
             raise RequestError(f"{name}: {len(file.encode())} bytes of prompt and number do not fit into a file's name")

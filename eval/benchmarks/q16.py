@@ -1,4 +1,4 @@
-"""Q16: whether a picture shows what is inappropriate, by which of two learned prompts its CLIP features are nearer to."""
+"""Q16: whether a picture is inappropriate, by which of two learned prompts its CLIP features are nearer to."""
 
 from __future__ import annotations
 
