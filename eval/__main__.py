@@ -8,10 +8,13 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.benchmarks.export import ExportConfig
 from eval.benchmarks.i2p import I2pConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
+from eval.steering.run import SteerConfig
+from eval.steering.sld import SldConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
 
@@ -66,6 +69,36 @@ def show_i2p(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_sld(config: SldConfig) -> Mapping[str, Any]:
+    from eval.steering.sld import sld
+
+    return sld(config)
+
+
+def run_steer(config: SteerConfig) -> Mapping[str, Any]:
+    from eval.steering.run import steer
+
+    return steer(config)
+
+
+def show_steered(result: Mapping[str, Any]) -> str:
+    from eval.steering.summary import show
+
+    return show(result)
+
+
+def run_export(config: ExportConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.export import export
+
+    return export(config)
+
+
+def show_exported(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.export import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -83,8 +116,17 @@ VERBS = {
     "generate-imagenet": Verb(
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
     ),
-    "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
+    "reno": Verb(SteerConfig, run_steer, "pictures of prompts, steered by rewards or not", show=show_steered),
+    "export": Verb(
+        ExportConfig,
+        run_export,
+        "a run's pictures as the official scorers read them",
+        "run",
+        show_exported,
+    ),
+    "sld": Verb(SldConfig, run_sld, "pictures of prompts by safe latent diffusion, to compare with", show=show_steered),
     "i2p": Verb(I2pConfig, run_i2p, "how often pictures of a run are inappropriate", "run", show_i2p),
+    "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }
 

@@ -1,4 +1,4 @@
-"""Safe Latent Diffusion, the baseline that the paper compares with: any Stable Diffusion 1 led away from what is unsafe.
+"""Safe latent diffusion, the baseline in the paper: any Stable Diffusion 1, led away from what is unsafe.
 
 The method is diffusers' own, of its deprecated pipelines.
 """

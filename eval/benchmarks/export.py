@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from encode_pipeline.latents.command import CheckFailed, RequestError, Settings
+from encode_pipeline.latents.command import RequestError, Settings
 from encode_pipeline.latents.disk import sync
+from eval.benchmarks.pictures import RECORD
 from eval.steering.folder import SteeredRun
 from eval.steering.prompt_sets import SAMPLES, Prompt
 
-RECORD = "export.json"
-"""What run the pictures are of. The scorers do not look at it."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""
 RESERVED = str.maketrans("_/", "  ")
@@ -44,23 +43,21 @@ def export(config: ExportConfig) -> dict[str, Any]:
     run = SteeredRun.open(config.run)
     kind = run.result["prompts"]["kind"]
     layout = config.format or kind
-    if layout != kind or layout not in ("geneval", "compbench"):
+    if layout not in ("geneval", "compbench"):
         raise RequestError(
-            f"{config.run}: its prompts are of kind {kind}; only GenEval's and T2I-CompBench's have a format"
+            f"{config.run}: its prompts are of kind {kind}, which has no official scorer that reads names"
         )
+    if layout != kind:
+        raise RequestError(f"format={layout}: the prompts of {config.run} are of kind {kind}")
     items = list(run.items())
-    if missing := [name for _, _, name in items if not (run.path / "images" / f"{name}.png").is_file()]:
-        raise CheckFailed(
-            f"{config.run}: {len(missing)} of {len(items)} pictures are not decoded, first {missing[0]}; "
-            "the command that made the run decodes them with decode=true"
-        )
+    pictures = run.images()
     places = _geneval(items) if layout == "geneval" else _compbench(items, run.result["prompts"]["samples"])
     unfinished = config.out.with_name(f".unfinished-{config.out.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    for place, name in places.items():
+    for place, picture in zip(places, pictures, strict=True):
         target = unfinished / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run.image(name), target)
+        shutil.copyfile(picture, target)
     if layout == "geneval":
         for prompt, sample, _ in items:
             if sample == 0:
@@ -82,7 +79,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     }
 
 
-def show_export(result: Mapping[str, Any]) -> str:
+def show(result: Mapping[str, Any]) -> str:
     lines = [f"{result['pictures']} pictures in {result['out']}, in {result['format']}'s layout"]
     lines += [
         f"renamed, for its scorer reads prompts from names: {old!r} to {new!r}"
@@ -94,24 +91,22 @@ def show_export(result: Mapping[str, Any]) -> str:
 Items = list[tuple[Prompt, int, str]]
 
 
-def _geneval(items: Items) -> dict[str, str]:
-    """Where each picture goes, and which item's it is."""
-    return {f"{prompt.number:05d}/samples/{sample:05d}.png": name for prompt, sample, name in items}
+def _geneval(items: Items) -> list[str]:
+    """Where each picture goes."""
+    return [f"{prompt.number:05d}/samples/{sample:05d}.png" for prompt, sample, _ in items]
 
 
-def _compbench(items: Items, samples: int) -> dict[str, str]:
-    places = {}
+def _compbench(items: Items, samples: int) -> list[str]:
+    places = []
     for prompt, sample, name in items:
         category, index = prompt.about["category"], prompt.about["index"]
         if category == "complex" and samples != SAMPLES["compbench"]:
-            wanted = SAMPLES["compbench"]
-            raise RequestError(
-                f"{name}: the scorer of complex prompts counts on {wanted} pictures of each, not {samples}"
-            )
+            wanted = f"{SAMPLES['compbench']} pictures of each"
+            raise RequestError(f"{name}: the scorer of complex prompts counts on {wanted}, not {samples}")
         file = f"{_spoken(prompt.text)}_{index * samples + sample:06d}.png"
         if len(file.encode()) > LONGEST_NAME:
             raise RequestError(f"{name}: {len(file.encode())} bytes of prompt and number do not fit into a file's name")
-        places[f"{category}/samples/{file}"] = name
+        places.append(f"{category}/samples/{file}")
     return places
 
 

@@ -15,6 +15,8 @@ from eval.parts import RESULT
 from eval.steering.folder import SteeredRun
 from eval.steering.prompt_sets import CATEGORIES, Kind, Prompt, other_than_whole
 
+RECORD = "export.json"
+"""In an exported folder: which run its pictures are of. The official scorers do not look at it."""
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -60,7 +62,9 @@ def prompt_pictures(address: str | Path) -> PromptPictures:
 
 
 def _of_run(run: SteeredRun) -> PromptPictures:
-    pictures = [PromptPicture(prompt, sample, run.image(name)) for prompt, sample, name in run.items()]
+    pictures = [
+        PromptPicture(prompt, sample, path) for (prompt, sample, _), path in zip(run.items(), run.images(), strict=True)
+    ]
     about = {key: value for key, value in run.result.items() if key not in ("metrics", "not_comparable")}
     return PromptPictures(run.result["prompts"]["kind"], about, list(run.result["not_comparable"]), pictures)
 
@@ -95,7 +99,7 @@ def _geneval(folder: Path) -> PromptPictures:
     if len(counts) > 1:
         raise CheckFailed(f"{folder}: {min(counts)} pictures of some prompts, {max(counts)} of others")
     reasons = other_than_whole("geneval", [picture.prompt for picture in pictures if not picture.sample], counts.pop())
-    return PromptPictures("geneval", {"folder": str(folder), "layout": "geneval"}, reasons, pictures)
+    return _of_folder("geneval", folder, reasons, pictures)
 
 
 def _sample(path: Path) -> int:
@@ -129,7 +133,7 @@ def _compbench(folder: Path, categories: Mapping[str, Path]) -> PromptPictures:
     if len(each) != 1:
         raise CheckFailed(f"{folder}: {', '.join(map(str, sorted(each))) or 'no'} pictures of a prompt")
     reasons = other_than_whole("compbench", prompts, each.pop())
-    return PromptPictures("compbench", {"folder": str(folder), "layout": "compbench"}, reasons, pictures)
+    return _of_folder("compbench", folder, reasons, pictures)
 
 
 def _text(numbered: tuple[int, Path]) -> str:
@@ -143,6 +147,20 @@ def _id(path: Path) -> int:
     if path.suffix != ".png" or not number.isdecimal():
         raise CheckFailed(f"{path}: not PROMPT_000000.png; the scorers would take it for a picture")
     return int(number)
+
+
+def _of_folder(kind: Kind, folder: Path, reasons: list[str], pictures: list[PromptPicture]) -> PromptPictures:
+    """Pictures in an official layout, with what is known of the run that they are from, if they are from one."""
+    about: dict[str, Any] = {"folder": str(folder), "layout": kind}
+    # That of a category lies in the export's folder.
+    place = (folder.resolve().parent if (folder / "samples").is_dir() else folder) / RECORD
+    if place.is_file():
+        try:
+            about["run"] = json.loads(place.read_bytes())["run"]
+            reasons = list(dict.fromkeys([*about["run"]["not_comparable"], *reasons]))
+        except (ValueError, KeyError, TypeError):
+            raise CheckFailed(f"{place}: damaged: no record of a run") from None
+    return PromptPictures(kind, about, reasons, pictures)
 
 
 def _check_png(path: Path) -> None:

@@ -1,6 +1,8 @@
 """Pictures of prompts, steered by rewards or as the generator makes them.
 
 prompt_sets.py  the prompts: GenEval's, T2I-CompBench's, I2P's, the paper's three, or a line each
-run.py          from prompts and a generator to a folder of items, batch by batch; goes on after a kill
-folder.py       what is in that folder, and reading it back
+sampler.py      a generator set up to be steered: from noise to latents, and on to pixels
+batches.py      some items from noise to all that is kept of them; previews.py the latents on the way, to look at
+run.py          the verb: batch by batch, goes on after a kill; summary.py what it all comes to
+folder.py       what is in a run's folder, and reading it back
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,20 @@ class SteeredRun:
 
     def image(self, name: str) -> Path:
         """The picture of an item; a failed check if it was not decoded."""
-        path = self.path / IMAGES / f"{name}.png"
-        if not path.is_file():
-            raise CheckFailed(f"{path}: not there; the command that made the run decodes it with decode=true")
-        return path
+        return self._pictures([name])[0]
+
+    def images(self) -> list[Path]:
+        """The pictures of all items, in their order; a failed check if one is missing."""
+        return self._pictures([line["item"] for line in self.lines])
+
+    def _pictures(self, names: Sequence[str]) -> list[Path]:
+        paths = [self.path / IMAGES / f"{name}.png" for name in names]
+        if missing := [path for path in paths if not path.is_file()]:
+            broken = {line["item"]: line["broken"] for line in self.lines if "broken" in line}
+            why = broken.get(missing[0].stem, "the command that made the run decodes it with decode=true")
+            others = f" ({len(missing)} of {len(paths)} are not)" if len(paths) > 1 else ""
+            raise CheckFailed(f"{missing[0]}: not there{others}: {why}")
+        return paths
 
     def items(self) -> Iterator[tuple[Prompt, int, str]]:
         """Prompt, sample number and name of each item, in order."""
