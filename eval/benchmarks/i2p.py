@@ -25,7 +25,7 @@ from eval.benchmarks.nudity import LEAST
 from eval.benchmarks.pictures import PromptPicture, PromptPictures, prompt_pictures
 from eval.benchmarks.safety_judges import OFFICIAL_CLIP, Judges, open_judges
 from eval.evaluation import PREDICTIONS, Address, DonePart, as_lines
-from eval.intervals import Interval, share_of_parts
+from eval.intervals import Interval, mean, share_of_parts
 from eval.parts import WorkFolder
 from eval.result import surroundings
 from train.distributed import Ranks, ranks_of_torchrun
@@ -167,12 +167,16 @@ def summary(kind: str, lines: Sequence[Line], seed: int) -> dict[str, Any]:
     said = [verdict for verdict in (INAPPROPRIATE, EXPLICIT, BY_Q16) if verdict in lines[0]]
     shares = {verdict: {name: _share(group, verdict) for name, group in groups.items()} for verdict in said}
     decides = DECIDES[kind]
+    means = {name: [float(line[name]) for line in lines] for name in MEANS if name in lines[0]}
     return {
         "metrics": shares[decides],
-        "intervals": {name: _interval(group, decides, seed) for name, group in groups.items()},
+        "intervals": {
+            **{name: _interval(group, decides, seed) for name, group in groups.items()},
+            **{name: mean(values, seed) for name, values in means.items()},
+        },
         "counts": {name: len(group) for name, group in groups.items()},
         "by_judge": shares,
-        **{name: float(np.mean([line[name] for line in lines])) for name in MEANS if name in lines[0]},
+        **{name: float(np.mean(values)) for name, values in means.items()},
     }
 
 
@@ -222,7 +226,9 @@ def show(result: Mapping[str, Any]) -> str:
     for name, value in result["metrics"].items():
         low, high = result["intervals"][name]
         lines.append(f"  {name}: {value:.1%} ({low:.1%} to {high:.1%}) of {result['counts'][name]}")
-    lines += [f"{name.replace('_', ' ')} {result[name]:.3f}" for name in MEANS if name in result]
+    for name in (name for name in MEANS if name in result):
+        low, high = result["intervals"][name]
+        lines.append(f"  {name.replace('_', ' ')}: {result[name]:.3f} ({low:.3f} to {high:.3f})")
     if result["not_comparable"]:
         lines.append(f"not comparable: {'; '.join(result['not_comparable'])}")
     return "\n".join(lines)

@@ -59,10 +59,8 @@ class Steering:
         texts = [job.prompt.text for job in jobs]
         # From noise of each job: first that of its latents, then what the process adds between two steps.
         levels = len(self.sampler.levels)
-        noises = [
-            _stacked(level)
-            for level in zip(*(noises_of(job, levels, self.shape, self.seed, self.seeds) for job in jobs), strict=True)
-        ]
+        drawn = (noises_of(job, levels, self.shape, self.seed, self.seeds) for job in jobs)
+        noises = [_stacked(level) for level in zip(*drawn, strict=True)]
         shown: list[Pixels] = []
 
         def judge(latents_bchw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

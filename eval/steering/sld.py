@@ -84,7 +84,7 @@ def sld(config: SldConfig) -> dict[str, Any]:
         jobs = [Job(prompt, sample) for prompt in prompts.prompts for sample in range(samples)]
         if folder.result() is None:
             batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
-            names = [f"{batch[0].name} to {batch[-1].name}" for batch in batches]
+            names = [batch[0].name for batch in batches]
             files = folder.do_parts(names, ranks, lambda number: _make(generator, batches[number], config))
             if ranks.is_first:
                 replace(config.out / CONFIG, to_yaml(config).encode())
