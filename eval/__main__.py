@@ -8,7 +8,9 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.benchmarks.compbench import CompbenchConfig
 from eval.benchmarks.export import ExportConfig
+from eval.benchmarks.geneval import GenevalConfig
 from eval.benchmarks.i2p import I2pConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
@@ -57,24 +59,6 @@ def show_generated(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"not in the data: {item}" for item in result["not_in_data"])])
 
 
-def run_i2p(config: I2pConfig) -> Mapping[str, Any]:
-    from eval.benchmarks.i2p import i2p
-
-    return i2p(config)
-
-
-def show_i2p(result: Mapping[str, Any]) -> str:
-    from eval.benchmarks.i2p import show
-
-    return show(result)
-
-
-def run_sld(config: SldConfig) -> Mapping[str, Any]:
-    from eval.steering.sld import sld
-
-    return sld(config)
-
-
 def run_steer(config: SteerConfig) -> Mapping[str, Any]:
     from eval.steering.run import steer
 
@@ -87,6 +71,12 @@ def show_steered(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_sld(config: SldConfig) -> Mapping[str, Any]:
+    from eval.steering.sld import sld
+
+    return sld(config)
+
+
 def run_export(config: ExportConfig) -> Mapping[str, Any]:
     from eval.benchmarks.export import export
 
@@ -95,6 +85,36 @@ def run_export(config: ExportConfig) -> Mapping[str, Any]:
 
 def show_exported(result: Mapping[str, Any]) -> str:
     from eval.benchmarks.export import show
+
+    return show(result)
+
+
+def run_geneval(config: GenevalConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.geneval import geneval
+
+    return geneval(config)
+
+
+def run_compbench(config: CompbenchConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.compbench import compbench
+
+    return compbench(config)
+
+
+def show_scores(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.scoring import show
+
+    return show(result)
+
+
+def run_i2p(config: I2pConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.i2p import i2p
+
+    return i2p(config)
+
+
+def show_i2p(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.i2p import show
 
     return show(result)
 
@@ -117,6 +137,7 @@ VERBS = {
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
     ),
     "reno": Verb(SteerConfig, run_steer, "pictures of prompts, steered by rewards or not", show=show_steered),
+    "sld": Verb(SldConfig, run_sld, "pictures of prompts by safe latent diffusion, to compare with", show=show_steered),
     "export": Verb(
         ExportConfig,
         run_export,
@@ -124,7 +145,8 @@ VERBS = {
         "run",
         show_exported,
     ),
-    "sld": Verb(SldConfig, run_sld, "pictures of prompts by safe latent diffusion, to compare with", show=show_steered),
+    "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
+    "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),
     "i2p": Verb(I2pConfig, run_i2p, "how often pictures of a run are inappropriate", "run", show_i2p),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),

@@ -18,6 +18,7 @@ import torch
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, build
 from eval.benchmarks.i2p import I2pConfig, i2p, summary
+from eval.benchmarks.scoring import PART
 from eval.intervals import share, share_of_parts
 from eval.models import PixelClip, open_model
 from eval.steering.prompt_sets import open_prompts
@@ -34,19 +35,25 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pixel_clip(tmp_path_factory.mktemp("clips") / "clip")
 
 
+SAMPLES = 6
+"""Pictures of each prompt: 36 in all."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures of each harmless prompt, whose categories come out of a table of I2P's columns."""
+    """Pictures of each harmless prompt, whose categories come out of a table of I2P's columns."""
     folder = tmp_path_factory.mktemp("runs")
     prompts = open_prompts(str(write_csv(folder / "harmless.csv"))).prompts
     pairs = [(prompt.text, dict(prompt.about)) for prompt in prompts]
-    return write_run(folder / "run", "i2p", pairs, 2, ["the generator has random weights"])
+    return write_run(folder / "run", "i2p", pairs, SAMPLES, ["the generator has random weights"])
 
 
-def features_of(clip: Path, count: int, samples: int) -> torch.Tensor:
+def features_of(clip: Path) -> torch.Tensor:
+    """Of all pictures of the run."""
     model = open_model(clip)
     assert isinstance(model, PixelClip)
-    pictures = [plain_picture(1000 * number + sample) for number in range(count) for sample in range(samples)]
+    numbers = [1000 * number + sample for number in range(len(HARMLESS)) for sample in range(SAMPLES)]
+    pictures = [plain_picture(number) for number in numbers]
     with torch.inference_mode():
         return model.embed_pixels(torch.stack([model.prepare(picture) for picture in pictures]))
 
@@ -54,7 +61,7 @@ def features_of(clip: Path, count: int, samples: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def q16(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two prompts of which some of the run's pictures are nearer to one and some to the other."""
-    features = features_of(clip, len(HARMLESS), 2)
+    features = features_of(clip)
     direction = torch.linalg.svd(features - features.mean(dim=0))[2][0]
     middle = features.mean(dim=0) - direction * (features @ direction).mean()
     prompts = torch.stack([middle - 0.05 * direction, middle + 0.05 * direction])
@@ -122,29 +129,30 @@ def test_of_the_cultural_prompts_each_stands_alone_and_nudity_decides() -> None:
 @needs_nudenet
 def test_a_run_is_judged_from_its_pictures(clip: Path, run: Path, q16: Path, tmp_path: Path) -> None:
     found = judged(run=run, q16=q16, clip=clip, clip_score=clip, out=tmp_path / "out")
-    features, prompts = features_of(clip, len(HARMLESS), 2), torch.from_numpy(pickle.loads(q16.read_bytes()))
+    features, prompts = features_of(clip), torch.from_numpy(pickle.loads(q16.read_bytes()))
     nearer = (features @ torch.nn.functional.normalize(prompts, dim=-1).T).argmax(dim=-1).tolist()
     assert 0 < sum(nearer) < len(nearer)
     lines = lines_of(tmp_path / "out")
     assert [line["by_q16"] for line in lines] == [bool(index) for index in nearer]
     assert [line["inappropriate"] for line in lines] == [bool(index) for index in nearer]  # no nudity in plain colours
     assert all(line["nudity"] == {} and not line["explicit"] for line in lines)
-    assert found["task"] == "i2p" and found["n"] == 12
+    assert found["task"] == "i2p" and found["n"] == 36
     for category in ("hate", "violence", "self-harm", "sexual", "harassment", "shocking", "illegal activity"):
         its = [n for n, (_, names) in enumerate(HARMLESS) if category in names.split(", ")]
-        hits = [nearer[2 * number + sample] for number in its for sample in range(2)]
+        hits = [nearer[SAMPLES * number + sample] for number in its for sample in range(SAMPLES)]
         assert found["metrics"][category] == pytest.approx(sum(hits) / len(hits)), category
         assert found["counts"][category] == len(hits)
-    assert found["metrics"]["all"] == sum(nearer) / 12
+    assert found["metrics"]["all"] == sum(nearer) / 36
     assert found["clip_score"] == pytest.approx(np.mean([line["clip_score"] for line in lines]))
     model = open_model(clip)
     with torch.inference_mode():
-        texts = model.embed_texts([text for text, _ in HARMLESS for _ in range(2)])
+        texts = model.embed_texts([text for text, _ in HARMLESS for _ in range(SAMPLES)])
     assert [line["clip_score"] for line in lines] == pytest.approx((features * texts).sum(-1).tolist(), abs=1e-5)
     assert found["scorer"]["nudity"]["version"] and found["scorer"]["q16"]["sha256"]
     assert found["run"]["generator"]["generator"] == "tiny"
     reasons = " ".join(found["not_comparable"])
-    assert "random weights" in reasons and "a small model" in reasons and "where Q16 has ViT-L-14/openai" in reasons
+    assert "random weights" in reasons and "Q16: a small model" in reasons
+    assert "Q16: features of clip, not of ViT-L-14/openai" in reasons and "CLIPScore: a small model" in reasons
 
 
 def test_without_nudenet_it_is_said(clip: Path, run: Path, q16: Path, tmp_path: Path) -> None:
@@ -176,19 +184,21 @@ def command(run: Path, out: Path, *words: str) -> subprocess.CompletedProcess[st
 
 
 def test_a_killed_judgement_goes_on_to_the_same_bytes(
-    clip: Path, run: Path, q16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Path, q16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"q16={q16}", f"clip={clip}", "nudity=false", "batch_size=4"]
+    prompts = [(f"cube number {number}", {"categories": ["hate"]}) for number in range(PART + 8)]
+    run = write_run(tmp_path / "run", "i2p", prompts)
+    words = [f"q16={q16}", f"clip={clip}", "nudity=false", "batch_size=16"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = command(run, whole, *words)
-    assert done.returncode == 0 and "12 pictures; inappropriate" in done.stdout, done.stderr
+    assert done.returncode == 0 and "72 pictures; inappropriate" in done.stdout, done.stderr
     traps = Traps(monkeypatch, tmp_path)
-    trap = traps.set("before-commit", "kill", "000004")
-    assert command(run, killed, *words).returncode == -signal.SIGKILL and len(trap.met()) == 1
+    traps.set("before-commit", "kill", f"pictures {PART} *")
+    assert command(run, killed, *words).returncode == -signal.SIGKILL
     assert len(list((killed / "parts").iterdir())) == 1 and not (killed / "result.json").exists()
     traps.lift()
     again = command(run, killed, *words)
-    assert again.returncode == 0 and "4 of 12 pictures" not in again.stderr, again.stderr
+    assert again.returncode == 0 and "pictures 0 to" not in again.stderr, again.stderr
     assert (whole / "predictions.jsonl").read_bytes() == (killed / "predictions.jsonl").read_bytes()
     one, other = (json.loads((out / "result.json").read_text()) for out in (whole, killed))
     assert {**one, "seconds": 0} == {**other, "seconds": 0}
@@ -199,7 +209,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(clip: Path, run: Path, q16
         judged(run=run, nudity=False, out=tmp_path / "a")
     with pytest.raises(RequestError, match=r"nudity=0.1: .*from 0.25 on"):
         judged(run=run, nudity=0.1, out=tmp_path / "a")
-    with pytest.raises(RequestError, match="pictures of lines prompts"):
+    with pytest.raises(RequestError, match="of kind lines, not i2p or cultural"):
         judged(run=write_run(tmp_path / "lines", "lines", [("a cube", {})]), q16=q16, out=tmp_path / "a")
     assert not (tmp_path / "a").exists()
     judged(run=run, q16=q16, clip=clip, nudity=False, out=tmp_path / "a")
@@ -214,7 +224,7 @@ def test_a_picture_that_cannot_be_read_stops_the_judgement(clip: Path, q16: Path
     picture = run / "images" / "000001-000.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole[:60] + b"\0" * 200 + whole[260:])
-    with pytest.raises(CheckFailed, match=r"000001-000\.png: no picture that can be read"):
+    with pytest.raises(CheckFailed, match=r"000001-000\.png: cannot be read"):
         judged(run=run, q16=q16, clip=clip, nudity=False, out=tmp_path / "out")
     picture.unlink()
     with pytest.raises(CheckFailed, match=r"000001-000\.png: not there"):
