@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field, PositiveInt
@@ -38,7 +37,7 @@ from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, Steer
 from eval.steering.previews import colours_of, shown_at
 from eval.steering.prompt_sets import PromptSet, first_of, open_prompts, other_than_whole
 from eval.steering.sampler import Sampler
-from eval.steering.summary import line_of, metrics
+from eval.steering.summary import broken, line_of, metrics
 from train.distributed import Ranks, ranks_of_torchrun
 
 SIZE, STEPS = 512, 1
@@ -93,7 +92,7 @@ def steer(config: SteerConfig) -> dict[str, Any]:
         result = folder.result()
         if result is None:
             batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
-            names = [f"{batch[0].name} to {batch[-1].name}" for batch in batches]
+            names = [f"{batch[0].name}..{batch[-1].name}" for batch in batches]
             files = folder.do_parts(names, ranks, lambda number: _do(run.steering, batches[number], config))
         if config.decode:
             _decode_missing(config.out, run.vae, jobs, ranks)
@@ -223,10 +222,10 @@ def _decode_missing(out: Path, vae: LoadedVae, jobs: Sequence[Job], ranks: Ranks
     there = set(names_in(out / IMAGES))
     missing = ranks.collect([job.name for job in jobs if f"{job.name}.png" not in there])[0]
     for name in missing[ranks.rank :: ranks.world]:
-        latents = Item.from_file(out / ITEMS / f"{name}.npz").latents
-        if not np.isfinite(latents).all():
+        item = Item.from_file(out / ITEMS / f"{name}.npz")
+        if broken(item):
             continue  # listed in the result
-        raw = convert_scale(latents[None], vae.identity, "model", "raw")
+        raw = convert_scale(item.latents[None], vae.identity, "model", "raw")
         file = io.BytesIO()
         Image.fromarray(decode_latents(vae, raw)[0]).save(file, "PNG")
         replace(out / IMAGES / f"{name}.png", file.getvalue())
