@@ -17,6 +17,7 @@ from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
 from eval.steering.run import SteerConfig
 from eval.steering.sld import SldConfig
+from eval.timing import TimingConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
 
@@ -119,6 +120,18 @@ def show_i2p(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_timing(config: TimingConfig) -> Mapping[str, Any]:
+    from eval.timing import timing
+
+    return timing(config)
+
+
+def show_timing(result: Mapping[str, Any]) -> str:
+    from eval.timing import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -148,6 +161,7 @@ VERBS = {
     "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
     "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),
     "i2p": Verb(I2pConfig, run_i2p, "how often pictures of a run are inappropriate", "run", show_i2p),
+    "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }

@@ -89,11 +89,9 @@ class ClipReward(Reward):
 
     def __init__(self, clip: Clip, reads: Reads, kind: str) -> None:
         self.clip, self.reads, self.name = clip, reads, kind
-        self.kind = KINDS[kind]
-        self.weight = self.kind.weight
-        self.not_comparable = [
-            reason for reason in clip.not_comparable if kind != "pick" or reason != "fine-tuned on preferences"
-        ]
+        self.kind, self.weight = KINDS[kind], KINDS[kind].weight
+        wanted = "fine-tuned on preferences" if kind == "pick" else None
+        self.not_comparable = [reason for reason in clip.not_comparable if reason != wanted]
         self.provenance = {"logit_scale": clip.logit_scale, **clip.provenance}
         self._texts: dict[str, Tensor] = {}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eval.report.collect import Answers
+from eval.report.evaluations import Answers
 
 Z_95 = 1.959964
 MATRIX_CLASSES = 60

@@ -38,5 +38,5 @@ def _texts(cell: Cell) -> list[str]:
     numbers = (cell.low, cell.high)
     value = f"{cell.value:.4f}" if cell.run else cell.text
     low, high = ("" if number is None else f"{number:.4f}" for number in numbers)
-    difference = "" if cell.difference is None else f"{cell.difference:.1f}"
+    difference = "" if cell.difference is None else f"{cell.difference:.{cell.digits}f}"
     return [value, low, high, difference, str(cell.run.folder) if cell.run else "", "; ".join(cell.reasons)]

@@ -21,7 +21,7 @@ from encode_pipeline.preview.decoder import decode, load_decoder
 from encode_pipeline.preview.rgb import PIXEL_MAP, RgbMap, false_colour_map, fit_rgb_map, latents_to_rgb
 from encode_pipeline.preview.show import thumbnail
 from encode_pipeline.records import Pixels
-from eval.report.collect import Run
+from eval.report.evaluations import Evaluation
 
 SIDE = 144
 FETCHED_BYTES = 2 << 30
@@ -47,7 +47,7 @@ class Gallery:
     note: str
 
 
-def gallery(run: Run, places: Iterable[Place]) -> Gallery:
+def gallery(run: Evaluation, places: Iterable[Place]) -> Gallery:
     """The samples at these places, from where the run had them; where they are gone, the note says so."""
     wanted = list(dict.fromkeys(places))
     address = str(run.config.get("data", run.result.dataset))
@@ -63,7 +63,7 @@ def gallery(run: Run, places: Iterable[Place]) -> Gallery:
         return Gallery({}, f"No pictures are shown, because the data cannot be read now: {said}.")
 
 
-def _of_store(run: Run, address: str, places: Sequence[Place]) -> Gallery:
+def _of_store(run: Evaluation, address: str, places: Sequence[Place]) -> Gallery:
     version = Store(address).version(run.result.data.fingerprint)
     view = int(run.config.get("view", 0))
     rows = {row["shard"]: row for row in version.manifest().to_pylist() if row["view"] == view}
@@ -114,7 +114,7 @@ def _look_at(latents: Mapping[Place, Latent], spec: LatentSpec, vae_name: str | 
     return looks, note
 
 
-def _of_pictures(run: Run, address: str, places: Sequence[Place]) -> Gallery:
+def _of_pictures(run: Evaluation, address: str, places: Sequence[Place]) -> Gallery:
     from eval.pictures import open_pictures
 
     classes = run.config.get("classes")

@@ -27,18 +27,20 @@ def _table(table: Table) -> str:
     width = 1 + len(table.columns)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(_caption(table))}}}"]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-    heads = [rf"\multicolumn{{{size}}}{{c}}{{{escaped(group)}}}" for group, size in table.groups]
-    lines.append(" & ".join(["", *heads]) + r" \\")
+    if any(group for group, _ in table.groups):
+        heads = [rf"\multicolumn{{{size}}}{{c}}{{{escaped(group)}}}" for group, size in table.groups]
+        lines.append(" & ".join(["", *heads]) + r" \\")
     start = 2
-    for _, size in table.groups:
-        lines.append(rf"\cmidrule(lr){{{start}-{start + size - 1}}}")
+    for group, size in table.groups:
+        if group:
+            lines.append(rf"\cmidrule(lr){{{start}-{start + size - 1}}}")
         start += size
     lines.append(" & ".join(["model", *(escaped(column.title) for column in table.columns)]) + r" \\")
     lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{ours}}}} \\"]
     for row in table.ours:
         lines.append(_line(row, [_ours(table, cell) for cell in row.cells]))
         if any(cell and cell.beside for cell in row.cells):
-            beside = [f"${cell.difference:+.1f}$" if cell and cell.beside else "" for cell in row.cells]
+            beside = [f"${cell.difference:+.{cell.digits}f}$" if cell and cell.beside else "" for cell in row.cells]
             lines.append(r"\quad {\scriptsize difference to the published} & " + " & ".join(beside) + r" \\")
     if table.paper:
         source = escaped(f"published, {table.paper.source}")
@@ -52,7 +54,7 @@ def _table(table: Table) -> str:
 
 
 def _caption(table: Table) -> str:
-    title = table.paper.title if table.paper else f"Zero-shot results on {table.title}, in per cent"
+    title = table.paper.title if table.paper else table.title
     return f"{title}. {'. '.join(table.about)}. In brackets: 95 % bootstrap intervals."
 
 

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.report.collect import Run
 from eval.report.paired import in_points
-from eval.report.provenance import command_of, data_of
+from eval.report.provenance import command_of
+from eval.report.runs import Run
 from eval.report.table import Cell, Table
 
 
 def to_markdown(tables: Sequence[Table], runs: Sequence[Run]) -> str:
     """All tables, then where every number came from."""
-    lines = ["# Zero-shot results", ""]
+    lines = ["# Results", ""]
     lines += [
-        "Per cent, with 95 % bootstrap intervals in brackets. Δ is the difference to the published number of the same",
-        "model, where the two can be compared. A number with a footnote cannot stand beside the paper's.",
+        "With 95 % intervals in brackets. Δ is the difference to the published number of the same model, where the two",
+        "can be compared. A number with a footnote cannot stand beside the paper's.",
         "",
     ]
     for table in tables:
         lines += _table(table)
     lines += ["## Where the numbers came from", ""]
-    head = ["run", "model", "weights", "pictures", "way", "seed", "again with"]
+    head = ["run", "model", "weights", "on", "way", "seed", "again with"]
     lines += [_line(head), _line(["---"] * len(head))]
     for run in runs:
-        cells = [str(run.folder), run.name, run.weights[:12], data_of(run), run.result.way, str(run.result.seed)]
+        cells = [str(run.folder), run.name, run.weights[:12], run.subject, run.way, str(run.seed)]
         lines.append(_line([*map(_escaped, cells), f"`{command_of(run)}`"]))
     return "\n".join(lines) + "\n"
 
 
 def _table(table: Table) -> list[str]:
     lines = [f"## {_escaped(table.title)}", "", *(f"- {_escaped(text)}" for text in table.about), ""]
-    heads = [f"{column.group} {column.title}" for column in table.columns]
+    heads = [column.head for column in table.columns]
     lines += [_line(["", "model", *heads]), _line(["---", "---", *["---:"] * len(heads)])]
     for row in table.ours:
         lines.append(_line(["ours", _escaped(row.name), *(_ours(table, cell) for cell in row.cells)]))

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
 from encode_pipeline.preview.page import page_environment
-from eval.report.charts import confusion_matrix, forest
-from eval.report.classes import MATRIX_CLASSES, ClassScore, class_scores, confused_pairs, confusion, wilson
-from eval.report.collect import Run
-from eval.report.examples import Gallery, Look, gallery
+from eval.report.bars import time_bars
+from eval.report.charts import forest
+from eval.report.closer import closer_looks
+from eval.report.evaluations import Evaluation
 from eval.report.paired import in_points
-from eval.report.provenance import data_of, facts_of
+from eval.report.provenance import facts_of
+from eval.report.runs import Run
+from eval.report.steering import Steering
+from eval.report.strips import steered_looks
 from eval.report.table import Table
+from eval.report.timings import PARTS, Timing
 
 TEMPLATE = "page.html.j2"
-SHOWN_CLASSES = 5
-SHOWN_PAIRS = 15
-FEW = 5
-
-
-@dataclass(frozen=True)
-class Closer:
-    """One evaluation class by class."""
-
-    run: Run
-    worst: list[ClassScore]
-    best: list[ClassScore]
-    looks: Mapping[str, Look]
-    """A picture for each class shown."""
-    note: str
-    reliability: str
-    matrix: Markup | None
-    pairs: list[tuple[str, str, int, int]]
 
 
 def to_html(tables: Sequence[Table], runs: Sequence[Run]) -> str:
-    """The page: tables, charts, each evaluation class by class, and where everything came from."""
+    """The page: tables and charts, each run closer, and where everything came from."""
     return (
         _environment()
         .get_template(TEMPLATE)
@@ -49,79 +32,14 @@ def to_html(tables: Sequence[Table], runs: Sequence[Run]) -> str:
             tables=tables,
             runs=runs,
             numbers={run.folder: number for number, run in enumerate(runs, 1)},
-            forests={table.name: [(group, forest(table, group)) for group, _ in table.groups] for table in tables},
-            closer=[_closer(run, found) for run, found in _with_galleries(runs)],
+            forests={table.name: [(name, forest(table, name, some)) for name, some in table.charted] for table in tables},
+            closer=closer_looks([run for run in runs if isinstance(run, Evaluation)]),
+            steered=steered_looks([run for run in runs if isinstance(run, Steering)]),
+            timed=[(run, time_bars(run.result.rows)) for run in runs if isinstance(run, Timing)],
+            parts=PARTS,
             facts={run.folder: facts_of(run) for run in runs},
             in_points=in_points,
-            data_of=data_of,
         )
-    )
-
-
-def _with_galleries(runs: Sequence[Run]) -> list[tuple[Run, Gallery]]:
-    """Each classification with its pictures; those of one data set are looked up together."""
-    asked = [run for run in runs if run.answers is not None]
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in asked:
-        data, config = run.result.data, run.config
-        address = config.get("data", run.result.dataset)
-        key = (data.kind, address, data.fingerprint, config.get("view"), config.get("vae"))
-        groups.setdefault(key, []).append(run)
-    found: dict[int, Gallery] = {}
-    for some in groups.values():
-        places = [place for run in some for place in _places(run).values()]
-        shown = gallery(some[0], places)
-        found |= {id(run): shown for run in some}
-    return [(run, found[id(run)]) for run in asked]
-
-
-def _extremes(run: Run) -> tuple[list[ClassScore], list[ClassScore]]:
-    """The worst classes and the best, none of them in both."""
-    assert run.answers is not None
-    scores = class_scores(run.answers)
-    count = min(SHOWN_CLASSES, len(scores) // 2)
-    return [score for score in scores[:count] if score.right < score.n], scores[::-1][:count]
-
-
-def _places(run: Run) -> dict[str, tuple[str, str]]:
-    """Where the picture for each class shown is."""
-    assert run.answers is not None
-    worst, best = _extremes(run)
-    at = {score.name: score.mistake for score in worst} | {score.name: score.hit for score in best}
-    return {name: run.answers.places[place] for name, place in at.items() if place is not None}
-
-
-def _closer(run: Run, found: Gallery) -> Closer:
-    assert run.answers is not None
-    worst, best = _extremes(run)
-    places = _places(run)
-    names, counts = confusion(run.answers)
-    is_matrix = len(names) <= MATRIX_CLASSES
-    return Closer(
-        run,
-        worst,
-        best,
-        {name: found.looks[place] for name, place in places.items() if place in found.looks},
-        found.note,
-        _reliability(run),
-        confusion_matrix(names, counts) if is_matrix else None,
-        confused_pairs(run.answers, SHOWN_PAIRS),
-    )
-
-
-def _reliability(run: Run) -> str:
-    """How much a single class's number can be trusted."""
-    assert run.answers is not None
-    sizes = sorted(score.n for score in class_scores(run.answers))
-    middle = sizes[len(sizes) // 2]
-    low, high = wilson(round(middle / 2), middle)
-    spread = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
-    pictures = "picture" if sizes[-1] == 1 else "pictures"
-    if middle < FEW:
-        return f"{len(sizes):,} classes with {spread} {pictures} each: too few for the share of any to say much."
-    return (
-        f"{len(sizes):,} classes with {spread} {pictures} each. Of {middle}, a share of one half has a 95 % interval "
-        f"of {100 * low:.0f}–{100 * high:.0f} %: which classes come first and last is partly chance."
     )
 
 

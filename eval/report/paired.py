@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.intervals import Difference, paired_difference
-from eval.report.collect import Run
+from eval.report.evaluations import Evaluation
 
 SEED = 0
 
@@ -15,8 +15,8 @@ SEED = 0
 class Pair:
     """A model of latents against one of pixels, picture by picture."""
 
-    latent: Run
-    pixel: Run
+    latent: Evaluation
+    pixel: Evaluation
     top1: Difference
     top5: Difference
 
@@ -35,7 +35,7 @@ def in_points(difference: Difference) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
 
 
-def same_pictures(one: Run, other: Run) -> bool:
+def same_pictures(one: Evaluation, other: Evaluation) -> bool:
     """Whether two runs were asked about the same pictures.
 
     Those of one kind must come from one place: other pictures may bear the same names, as those of ImageNet-C do.
@@ -52,7 +52,7 @@ def same_pictures(one: Run, other: Run) -> bool:
     return one.answers.pictures_sha256 == other.answers.pictures_sha256
 
 
-def pairs_of(sets: Sequence[Sequence[Run]]) -> list[Pair]:
+def pairs_of(sets: Sequence[Sequence[Evaluation]]) -> list[Pair]:
     """Every model of latents against every model of pixels that saw the same pictures."""
     return [
         _pair(latent, pixel)
@@ -64,12 +64,12 @@ def pairs_of(sets: Sequence[Sequence[Run]]) -> list[Pair]:
     ]
 
 
-def _have_one_order(one: Run, other: Run) -> bool:
+def _have_one_order(one: Evaluation, other: Evaluation) -> bool:
     assert one.answers is not None and other.answers is not None
     return one.answers.pictures_sha256 == other.answers.pictures_sha256
 
 
-def _pair(latent: Run, pixel: Run) -> Pair:
+def _pair(latent: Evaluation, pixel: Evaluation) -> Pair:
     assert latent.answers is not None and pixel.answers is not None
     a, b = latent.answers, pixel.answers
     top1 = paired_difference(a.first[a.order].tolist(), b.first[b.order].tolist(), SEED)

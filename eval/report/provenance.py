@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eval.report.collect import CONFIG, Run
+from eval.report.runs import CONFIG, Run
 
 SHOWN_ELSEWHERE = ("ok", "metrics", "intervals", "not_comparable")
 
@@ -14,13 +14,6 @@ SHOWN_ELSEWHERE = ("ok", "metrics", "intervals", "not_comparable")
 def command_of(run: Run) -> str:
     """What gives these numbers again."""
     return f"python -m eval {run.verb} --config {shlex.quote(str(run.folder / CONFIG))}"
-
-
-def data_of(run: Run) -> str:
-    """Which pictures, shortly."""
-    data = run.result.data
-    named = data.fingerprint or (data.identity or "")[:12]
-    return f"{run.result.dataset} ({named})" if named else run.result.dataset
 
 
 def facts_of(run: Run) -> dict[str, str]:

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eval.report.collect import Run
-
 FOLDER = Path(__file__).parent.parent / "paper"
 
 
@@ -20,6 +18,8 @@ class PublishedRow:
     """What this project calls the model: a recipe, or OpenCLIP's MODEL/TAG."""
     way: int | None
     """1: through pictures, 2: generated latents as they are; None for a model of pixels."""
+    reward: str | None
+    """What pictures were steered by, `clip` say; `none` if they were not; None where that is nothing we can make."""
     values: dict[str, float]
     """By column; those that were not measured are left out."""
 
@@ -35,9 +35,12 @@ class PublishedTable:
     """What the numbers were measured on, as far as it tells whether others can stand beside them."""
     rows: list[PublishedRow]
 
-    def row_of(self, run: Run, way: int | None) -> PublishedRow | None:
-        """The row of the same model, measured in the same way."""
-        return next((row for row in self.rows if row.model == run.model and row.way == way), None)
+    def row_of(self, model: str | None, way: int | None = None, reward: str | None = None) -> PublishedRow | None:
+        """The row of the same model, measured in the same way or steered by the same reward."""
+        asked = (model, way, reward)
+        if asked == (None, None, None):
+            return None
+        return next((row for row in self.rows if (row.model, row.way, row.reward) == asked), None)
 
 
 @cache
@@ -51,5 +54,5 @@ def published(name: str) -> PublishedTable:
     for row in table.pop("rows"):
         values = {key: value for key, value in zip(keys, row["values"], strict=True) if value is not None}
         model = row.get("model", tags.get(row["name"]))
-        rows.append(PublishedRow(row["name"], model, row.get("way"), values))
+        rows.append(PublishedRow(row["name"], model, row.get("way"), row.get("reward"), values))
     return PublishedTable(**table, rows=rows)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from eval.report.collect import Run
 from eval.report.paired import Pair
 from eval.report.published import PublishedTable
+from eval.report.runs import Run
+
+PERCENT = " %"
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,18 @@ class Column:
     """The evaluations that can fill it: all on the same pictures."""
     paper: str | None = None
     """The column of the paper that it stands beside."""
+    digits: int = 1
+    """After the point."""
+
+    @property
+    def head(self) -> str:
+        """Its whole name on one line."""
+        return f"{self.group} {self.title}".strip()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number in per cent, and where it came from."""
+    """A number in the table's unit, and where it came from."""
 
     value: float
     run: Run | None = None
@@ -37,14 +47,18 @@ class Cell:
     """Why it cannot stand beside the paper's; empty if it can."""
     difference: float | None = None
     """To the paper's number of the same model, where that means something."""
+    digits: int = 1
+    """After the point."""
 
     @property
     def text(self) -> str:
-        return f"{self.value:.1f}"
+        return f"{self.value:.{self.digits}f}"
 
     @property
     def interval(self) -> str:
-        return "" if self.low is None or self.high is None else f"[{self.low:.1f}, {self.high:.1f}]"
+        if self.low is None or self.high is None:
+            return ""
+        return f"[{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]"
 
     def to_dict(self) -> dict[str, Any]:
         """What scripts see."""
@@ -59,7 +73,7 @@ class Cell:
     @property
     def beside(self) -> str:
         """The difference, with its sign."""
-        return "" if self.difference is None else f"{self.difference:+.1f}".replace("-", "−")
+        return "" if self.difference is None else f"{self.difference:+.{self.digits}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ class Row:
 
 @dataclass
 class Table:
-    """Scores of several models on the same classes."""
+    """Scores of several models on the same pictures or prompts."""
 
     name: str
     """For files and anchors."""
@@ -88,6 +102,10 @@ class Table:
     published: list[Row] = field(default_factory=list)
     paper: PublishedTable | None = None
     pairs: list[Pair] = field(default_factory=list)
+    charted: list[tuple[str, list[Column]]] = field(default_factory=list)
+    """What is shown as a chart too: its name, and the columns in it."""
+    unit: str = PERCENT
+    """What stands behind a number on a chart."""
 
     @property
     def notes(self) -> list[tuple[str, ...]]:
@@ -129,3 +147,9 @@ class Table:
                 for source, row in rows
             ],
         }
+
+
+def by_group(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
+    """The columns under each heading."""
+    names = dict.fromkeys(column.group for column in columns)
+    return [(name, [column for column in columns if column.group == name]) for name in names]

@@ -1,0 +1,154 @@
+"""Each run of pictures closer: how its scores went, and single pictures on their way from noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from PIL import Image
+
+from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.preview.show import thumbnail
+from encode_pipeline.records import Pixels
+from eval.report.curves import BAND, Single, curves
+from eval.report.steering import Steering
+from eval.steering.folder import IMAGES, Item
+
+EXTREMES, PLAIN_ONES, LINES, FRAMES = 3, 6, 8, 6
+"""Shown: items that rose most and least; of a run that nothing steered, items; lines beside those; steps of an item."""
+CURVES_OF = 1000
+"""Items: more are not read for the curves, but so many evenly from first to last."""
+SIDE = 256
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An iteration of an item."""
+
+    iteration: int
+    preview: Pixels
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One item on its way."""
+
+    name: str
+    number: int
+    """In the run, from 0."""
+    prompt: str
+    kept: int
+    frames: list[Frame]
+    picture: Pixels | None
+    """What was kept, decoded."""
+    ends: dict[str, tuple[float, float]]
+    """Of each score, at first and of what was kept."""
+
+
+@dataclass(frozen=True)
+class SteeredLook:
+    """One run closer."""
+
+    run: Steering
+    charts: list[tuple[str, Markup]]
+    kept: str
+    """Which iterates were kept, in a sentence."""
+    groups: list[tuple[str, list[Strip]]]
+    notes: list[str]
+
+
+def steered_looks(runs: Sequence[Steering]) -> list[SteeredLook]:
+    """A look for each run of pictures."""
+    return [_look(run) for run in runs]
+
+
+def _look(run: Steering) -> SteeredLook:
+    groups, rewarded = _chosen(run), bool(run.result.rewards)
+    items = {number: run.item(number) for _, numbers in groups for number in numbers}
+    notes = [f"{one['item']} has no picture: {one['reason']}." for one in run.result.failures[:EXTREMES]]
+    if not any((run.folder / IMAGES).glob("*.png")):
+        notes.append("Nothing was decoded: the pictures are the latents in colours.")
+    charts: list[tuple[str, Markup]] = []
+    kept = ""
+    if rewarded:
+        sample = np.unique(np.linspace(0, run.result.n - 1, min(run.result.n, CURVES_OF)).astype(int)).tolist()
+        read = {number: items.get(number) or run.item(number) for number in sample}
+        charts = [(reward.text, _curves(run, reward.name, read, groups)) for reward in run.result.rewards]
+        kept = _kept(run)
+        if len(sample) < run.result.n:
+            notes.append(f"The curves are of {len(sample):,} pictures, evenly from all {run.result.n:,}.")
+    strips = [(name, [_strip(run, number, items[number]) for number in numbers]) for name, numbers in groups]
+    return SteeredLook(run, charts, kept, strips, notes)
+
+
+def _chosen(run: Steering) -> list[tuple[str, list[int]]]:
+    """Which items are shown, by the heading over them."""
+    if not run.result.rewards:
+        every = np.unique(np.linspace(0, run.result.n - 1, min(run.result.n, PLAIN_ONES)).astype(int))
+        return [("As generated", every.tolist())]
+    rise = np.nan_to_num(run.rise, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+    order = np.argsort(-rise, kind="stable")
+    count = min(EXTREMES, len(order) // 2) or 1
+    least = [int(number) for number in order[::-1][:count] if number not in order[:count]]
+    groups = [("Improved most", order[:count].tolist()), ("Improved least", least)]
+    return [(name, numbers) for name, numbers in groups if numbers]
+
+
+def _curves(run: Steering, reward: str, read: dict[int, Item], groups: list[tuple[str, list[int]]]) -> Markup:
+    values = np.stack([_row(item, reward) for item in read.values()])
+    known = {number: kind for (_, numbers), kind in zip(groups, ("rose", "fell"), strict=False) for number in numbers}
+    others = [number for number in read if number not in known]
+    others = [others[at] for at in np.unique(np.linspace(0, len(others) - 1, min(LINES, len(others))).astype(int))]
+    drawn = {**dict.fromkeys(others, "other"), **known}
+    singles = [
+        Single(run.run.lines[number]["prompt"], kind, _row(read.get(number) or run.item(number), reward))
+        for number, kind in drawn.items()
+    ]
+    return curves(reward, values, singles)
+
+
+def _row(item: Item, reward: str) -> npt.NDArray[np.float64]:
+    scores = item.scores.get(reward)
+    if scores is None:
+        raise CheckFailed(f"{item.about['item']}: has no scores of {reward}")
+    values = scores.astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _kept(run: Steering) -> str:
+    """Which iterates were kept."""
+    kept = np.array([line["kept"] for line in run.run.lines])
+    first = int((kept <= 0).sum())
+    low, middle, high = np.percentile(kept, [BAND[0], 50, BAND[1]]).round().astype(int)
+    of = f"The iterate that is kept is number {middle} in the middle, from {low} to {high} for most"
+    return f"{of}; for {first:,} of {len(kept):,} it is the one that nothing was done to."
+
+
+def _strip(run: Steering, number: int, item: Item) -> Strip:
+    line = run.run.lines[number]
+    main = run.result.rewards[0].name if run.result.rewards else None
+    at = list(range(len(item.previews)))
+    if len(at) > FRAMES:
+        at = [at[place] for place in np.unique(np.linspace(0, len(at) - 1, FRAMES).round().astype(int))]
+    frames = []
+    for place in at:
+        iteration = int(item.preview_at[place])
+        score = float(item.scores[main][iteration]) if main else None
+        frames.append(Frame(iteration, item.previews[place], score))
+    ends = {name: (float(run.ends[name][number][0]), float(run.ends[name][number][1])) for name in line["scores"]}
+    return Strip(line["item"], number, line["prompt"], line["kept"], frames, _picture(run, line["item"]), ends)
+
+
+def _picture(run: Steering, name: str) -> Pixels | None:
+    path = run.folder / IMAGES / f"{name}.png"
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            return thumbnail(np.asarray(image.convert("RGB")), SIDE)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CheckFailed(f"{path}: damaged: {' '.join(str(error).split())}") from None
