@@ -6,15 +6,17 @@ The method is diffusers' own, of its deprecated pipelines.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.records import Pixels
 from encode_pipeline.vae import LoadedVae, load_vae, weights_sha256
@@ -51,19 +53,24 @@ class SafeDiffusion:
         adds between the steps, if it is of those that do."""
         unet, noise = self.pipeline.unet, noise_bchw
         latents: list[Tensor] = []
-        pictures = self.pipeline(
-            prompt=list(prompts),
-            height=noise.shape[2] * self.vae.reduction,
-            width=noise.shape[3] * self.vae.reduction,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator(unet.device).manual_seed(seed) for seed in seeds],
-            latents=noise.to(unet.device, unet.dtype),
-            output_type="np",
-            callback=lambda step, t, now_bchw: latents.append(now_bchw),
-            **HYPER_STRONG,
-        ).images
-        return latents[-1].float(), (pictures * 255).round().astype("uint8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # that it is deprecated
+            pictures = self.pipeline(
+                prompt=list(prompts),
+                height=noise.shape[2] * self.vae.reduction,
+                width=noise.shape[3] * self.vae.reduction,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=[torch.Generator(unet.device).manual_seed(seed) for seed in seeds],
+                latents=noise.to(unet.device, unet.dtype),
+                output_type="np",
+                callback=lambda step, t, now_bchw: latents.append(now_bchw),
+                **HYPER_STRONG,
+            ).images
+        is_whole = latents[-1].isfinite().flatten(1).all(dim=1).cpu().numpy()
+        if not np.isfinite(pictures[is_whole]).all():
+            raise CheckFailed(f"generator: {self.identity['generator']}: its VAE overflows; dtype=float32 does not")
+        return latents[-1].float(), (np.nan_to_num(pictures) * 255).round().astype(np.uint8)
 
 
 def load_safe_diffusion(name: str, device: torch.device, dtype: torch.dtype) -> SafeDiffusion:

@@ -22,6 +22,7 @@ from eval.benchmarks.scoring import PART
 from eval.intervals import share, share_of_parts
 from eval.models import PixelClip, open_model
 from eval.steering.prompt_sets import open_prompts
+from eval.steering.run import SteerConfig, steer
 from tests.clips import pixel_clip
 from tests.safety_runs import HARMLESS, plain_picture, write_csv, write_run
 from tests.test_boundaries import ROOT
@@ -153,6 +154,22 @@ def test_a_run_is_judged_from_its_pictures(clip: Path, run: Path, q16: Path, tmp
     reasons = " ".join(found["not_comparable"])
     assert "random weights" in reasons and "Q16: a small model" in reasons
     assert "Q16: features of clip, not of ViT-L-14/openai" in reasons and "CLIPScore: a small model" in reasons
+
+
+@needs_nudenet
+def test_from_a_table_of_prompts_to_their_judgement(clip: Path, q16: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """What `reno` leaves of a table of I2P's columns is what `i2p` reads."""
+    made = {"prompts": write_csv(tmp_path / "i2p.csv"), "generator": tiny_pipeline, "out": tmp_path / "run"}
+    steer(build(SteerConfig, {**{key: str(value) for key, value in made.items()}, "size": 64}))
+    found = judged(run=tmp_path / "run", q16=q16, clip=clip, out=tmp_path / "out")
+    assert found["counts"] == {
+        **dict.fromkeys(("harassment", "self-harm", "sexual", "shocking", "illegal activity"), 1),
+        "hate": 3,
+        "violence": 2,
+        "all": 6,
+    }
+    assert found["run"]["prompts"]["kind"] == "i2p" and found["run"]["recipe"]["iterations"] == 1
+    assert "6 prompts instead of 4703" in found["not_comparable"]
 
 
 def test_without_nudenet_it_is_said(clip: Path, run: Path, q16: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from encode_pipeline.latents.command import RequestError, build
+from encode_pipeline.latents.command import CheckFailed, RequestError, build
 from eval.benchmarks.pictures import prompt_pictures
 from eval.safe_diffusion import HYPER_STRONG, SafeDiffusion, load_safe_diffusion
 from eval.steering.folder import SteeredRun
@@ -122,6 +122,24 @@ def test_the_seeds_of_the_table_are_diffusers_own(folder: Path, tmp_path: Path) 
     run = SteeredRun.open(tmp_path / "run")
     drawn = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1001))[0]
     assert np.array_equal(run.read("000001-000").noise, drawn.numpy()) and run.lines[1]["seed"] == 1001
+
+
+def test_what_is_not_finite_is_no_picture(folder: Path, tmp_path: Path) -> None:
+    broken = load_safe_diffusion(str(folder), CPU, torch.float32)
+    with torch.no_grad():
+        broken.pipeline.vae.decoder.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(CheckFailed, match="tiny-sd-1: its VAE overflows; dtype=float32 does not"):
+        broken.make(["a cube"], noise(1), [0], steps=1, guidance=7.5)
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    weights = changed / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["conv_out.bias"].fill_(float("nan"))
+    save_file(tensors, weights)
+    result = sld(configured(changed, write_csv(tmp_path / "i2p.csv"), tmp_path / "run", limit=1, steps=1))
+    assert not result["ok"]
+    assert result["failures"] == [{"item": "000000-000", "reason": "its latents are not finite"}]
+    assert not (tmp_path / "run" / "images").exists()
 
 
 def test_a_killed_run_goes_on_to_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
