@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.command import RequestError, build
 from encode_pipeline.latents.spec import LatentSpec, convert_scale
 from encode_pipeline.preview.rgb import latents_to_rgb
 from encode_pipeline.records import Sample
@@ -173,7 +173,7 @@ def test_rewards_of_pixels_and_of_latents_in_several_steps(
         ("avoid", "latents", 1.0),
         ("clip", "pixels", 0.02),
     ]
-    assert result["rewards"][0]["concept"] == "a red thing"
+    assert result["rewards"][0]["provenance"]["concept"] == "a red thing"
     assert set(result["metrics"]["rewards"]) == {"avoid", "clip"}
     item = SteeredRun.open(tmp_path / "run").read("000001-000")
     assert item.scores["avoid"].shape == item.scores["clip"].shape == (3,)
@@ -225,6 +225,32 @@ def test_previews_are_of_the_first_iterate_the_last_and_some_between(steered: St
 def test_another_request_in_the_same_folder_is_refused(steered: SteeredRun, lines: Path, tiny_pipeline: Path) -> None:
     with pytest.raises(RequestError, match="holds another evaluation: prompts is"):
         steer(asked(lines, tiny_pipeline, steered.path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"iterations": 50}, "iterations=50: there is nothing to steer by; give reward="),
+        ({"reward": "clap:x"}, "reward: clap:x: no KIND:ADDRESS; did you mean 'clip'?"),
+        ({"reward": []}, "reward: none is given"),
+        ({"reward": "clip:CHECKPOINT", "size": 2 * SIDE}, "reads batches of latents of 4x8x8"),
+        ({"reward": "clip:CHECKPOINT", "steps": 5}, "steps"),
+        ({"size": 60}, "image_size=60: not a multiple of the VAE's 8"),
+        ({"seeds": "file"}, "seeds=file: .*: prompt 0 has no sd_seed"),
+        ({"generator": "/no/such/pipeline"}, "generator: /no/such/pipeline: no diffusers pipeline here"),
+        ({"prompts": "/no/such/prompts.txt"}, "prompts: /no/such/prompts.txt: no such file"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_a_users_mistakes_are_one_line_and_leave_no_folder(
+    changes: dict[str, Any], says: str, lines: Path, tiny_pipeline: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    values = {"prompts": str(lines), "generator": str(tiny_pipeline), "size": SIDE, "out": tmp_path / "o", **changes}
+    if isinstance(values.get("reward"), str):
+        values["reward"] = values["reward"].replace("CHECKPOINT", str(checkpoint))
+    with pytest.raises(RequestError, match=f"^[^\n]*{says}[^\n]*$"):
+        steer(build(SteerConfig, values))
+    assert not (tmp_path / "o").exists()
 
 
 def test_decoding_may_come_later_and_changes_nothing_else(

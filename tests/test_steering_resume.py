@@ -15,7 +15,6 @@ from tests.steered_runs import geneval_file
 from tests.test_eval_encoded import model_spec  # noqa: F401
 from tests.test_eval_resume import command
 from tests.test_train_ranks import torchrun
-from tests.test_wrong_input import refused
 from tests.traps import Traps
 
 TIMES = ("seconds", "out")
@@ -108,25 +107,3 @@ def test_asked_again_it_makes_nothing_and_says_the_same(words: list[str], whole:
     assert " pictures in " not in again.stderr
     assert json.loads(again.stdout) == {"out": str(whole), **SteeredRun.open(whole).result}
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.npz")} == before
-
-
-def test_a_users_mistakes_are_one_line_each(words: list[str], whole: Path, tmp_path: Path) -> None:
-    reno = words[1:]
-
-    def changed(says: str, *changes: str, status: int = 2) -> None:
-        keys = {change.partition("=")[0] for change in changes}
-        kept = [word for word in reno if word.partition("=")[0] not in keys]
-        refused(
-            [*kept, *(change for change in changes if not change.endswith("=")), f"out={tmp_path / 'o'}"], says, status
-        )
-
-    changed("there is nothing to steer by; give reward=", "reward=")
-    changed("no KIND:ADDRESS", "reward=clap:x")
-    changed("reads batches of latents of 4x8x8", "size=128")
-    changed("size", "size=60")
-    changed("steps=5", "steps=5")
-    changed("seeds=file", "seeds=file")
-    changed("generator: ", "generator=/no/such/pipeline")
-    changed("no such file", "prompts=/no/such/prompts.txt")
-    assert not (tmp_path / "o").exists()
-    refused([*reno, f"out={whole}", "seed=1"], "holds another evaluation: seed is 0 there and 1 here")
