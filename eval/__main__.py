@@ -41,7 +41,8 @@ def show_evaluation(result: Mapping[str, Any]) -> str:
 
 
 def run_generate(config: GenerateConfig) -> Mapping[str, Any]:
-    from eval.generated_imagenet import generate_imagenet
+    from eval.benchmarks.i2p import I2pConfig
+from eval.generated_imagenet import generate_imagenet
 
     return generate_imagenet(config)
 
@@ -90,6 +91,18 @@ def show_exported(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_timing(config: TimingConfig) -> Mapping[str, Any]:
+    from eval.timing import timing
+
+    return timing(config)
+
+
+def show_timing(result: Mapping[str, Any]) -> str:
+    from eval.timing import show
+
+    return show(result)
+
+
 def run_geneval(config: GenevalConfig) -> Mapping[str, Any]:
     from eval.benchmarks.geneval import geneval
 
@@ -120,18 +133,6 @@ def show_i2p(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
-def run_timing(config: TimingConfig) -> Mapping[str, Any]:
-    from eval.timing import timing
-
-    return timing(config)
-
-
-def show_timing(result: Mapping[str, Any]) -> str:
-    from eval.timing import show
-
-    return show(result)
-
-
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -158,10 +159,10 @@ VERBS = {
         "run",
         show_exported,
     ),
+    "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
     "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
     "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),
     "i2p": Verb(I2pConfig, run_i2p, "how often pictures of a run are inappropriate", "run", show_i2p),
-    "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }

@@ -23,6 +23,7 @@ def small_detector(folder: Path, seed: int = 0, labels: Sequence[str] = tuple(CO
 
     torch.manual_seed(seed)
     backbone = SwinConfig(
+        patch_size=32,
         embed_dim=8,
         depths=[1, 1, 1, 1],
         num_heads=[1, 1, 1, 1],
@@ -50,10 +51,13 @@ def small_detector(folder: Path, seed: int = 0, labels: Sequence[str] = tuple(CO
     return folder
 
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] yes no a an the and green blue red bench bowl square round apple ? ,".split()
+WORDS = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "a", "an", "the", "and", "green", "blue", "red"),
+    *("bench", "bowl", "square", "round", "apple", "?", ","),
+)
 
 
-def small_blip(folder: Path, seed: int = 0, words: Sequence[str] = tuple(WORDS)) -> Path:
+def small_blip(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -> Path:
     """A BLIP that answers by chance, with a tokenizer of a few words."""
     from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering
 
@@ -67,7 +71,8 @@ def small_blip(folder: Path, seed: int = 0, words: Sequence[str] = tuple(WORDS))
     model = BlipForQuestionAnswering(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.3)
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.5)
     model.save_pretrained(folder)
     BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
     return folder

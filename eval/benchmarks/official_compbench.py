@@ -43,5 +43,5 @@ def _read(file: Path) -> OfficialScores:
     if sorted(scores) != list(range(len(scores))):
         raise CheckFailed(f"{file}: its {len(scores)} answers are not numbered through from 0")
     if strange := next((score for score in scores.values() if not -1 <= score <= 1), None):
-        raise CheckFailed(f"{file}: {strange}: no score between 0 and 1")
+        raise CheckFailed(f"{file}: {strange} is no score")
     return OfficialScores([scores[number] for number in range(len(scores))], hashlib.sha256(content).hexdigest())

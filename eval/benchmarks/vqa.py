@@ -1,7 +1,8 @@
 """Yes or no to a question about a picture: transformers' BLIP, asked as BLIP's own code asks it.
 
 Transformers' processor leaves out what that code does: the first token of a question is the encoder's mark, and the
-chance of "yes" is against "no" alone. Questions of one batch do not see each other's padding.
+chance of "yes" is against "no" alone. Only questions of one length are asked together: transformers 5 forgets the mask
+of the padding between question and answer.
 """
 
 from __future__ import annotations
@@ -41,35 +42,33 @@ class Blip:
 
     def chances(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
         """The probability of "yes" to each of a picture's questions."""
-        counts = [len(asked) for asked in questions]
-        if not sum(counts):
-            return [[] for _ in questions]
-        model, device = self.judge.model, self.judge.device
-        pixels_bchw = torch.stack([self._prepared(image) for image in images]).to(device)
-        seen_bnd = model.vision_model(pixel_values=pixels_bchw).last_hidden_state
-        seen_qnd = seen_bnd.repeat_interleave(torch.tensor(counts, device=device), dim=0)
-        tokens = self.words(
-            [question for asked in questions for question in asked],
-            padding="longest",
-            truncation=True,
-            max_length=LONGEST,
-            return_tensors="pt",
-        ).to(device)
-        starts = model.config.text_config.bos_token_id
-        tokens.input_ids[:, 0] = starts + 1
-        understood_qtd = model.text_encoder(
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            encoder_hidden_states=seen_qnd,
-            encoder_attention_mask=torch.ones(seen_qnd.shape[:2], dtype=torch.long, device=device),
-        ).last_hidden_state
-        answers_qv = model.text_decoder(
-            input_ids=torch.full((len(understood_qtd), 1), starts, device=device),
-            encoder_hidden_states=understood_qtd,
-            encoder_attention_mask=tokens.attention_mask,
-        ).logits[:, 0]
-        told = (answers_qv[:, self.yes] - answers_qv[:, self.no]).sigmoid().cpu()
-        return [part.tolist() for part in told.split(counts)]
+        told: list[list[float]] = [[0.0] * len(asked) for asked in questions]
+        places: dict[int, list[tuple[int, int]]] = {}
+        tokens = [[self._tokens(question) for question in asked] for asked in questions]
+        for at, asked in enumerate(tokens):
+            for number, question in enumerate(asked):
+                places.setdefault(len(question), []).append((at, number))
+        pixels_bchw = torch.stack([self._prepared(image) for image in images]).to(self.judge.device)
+        seen_bnd = self.judge.model.vision_model(pixel_values=pixels_bchw).last_hidden_state
+        for alike in places.values():
+            seen_qnd = seen_bnd[[at for at, _ in alike]]
+            asked_qt = torch.tensor([tokens[at][number] for at, number in alike], device=self.judge.device)
+            for (at, number), chance in zip(alike, self._yes(seen_qnd, asked_qt).tolist(), strict=True):
+                told[at][number] = chance
+        return told
+
+    def _yes(self, seen_qnd: Tensor, asked_qt: Tensor) -> Tensor:
+        """The probability of "yes" to each question about what is seen, against "no"."""
+        model, start = self.judge.model, self.judge.model.config.text_config.bos_token_id
+        asked_qt[:, 0] = start + 1
+        understood_qtd = model.text_encoder(input_ids=asked_qt, encoder_hidden_states=seen_qnd).last_hidden_state
+        begun_q1 = torch.full((len(asked_qt), 1), start, device=asked_qt.device)
+        answers_qv = model.text_decoder(input_ids=begun_q1, encoder_hidden_states=understood_qtd).logits[:, 0]
+        chances_q: Tensor = (answers_qv[:, self.yes] - answers_qv[:, self.no]).sigmoid()
+        return chances_q
+
+    def _tokens(self, question: str) -> list[int]:
+        return list(self.words(question, truncation=True, max_length=LONGEST).input_ids)
 
     def _prepared(self, image: Image.Image) -> Tensor:
         sized = np.array(image.resize((self.side, self.side), Image.Resampling.BICUBIC), np.float32)
