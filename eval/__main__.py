@@ -41,8 +41,7 @@ def show_evaluation(result: Mapping[str, Any]) -> str:
 
 
 def run_generate(config: GenerateConfig) -> Mapping[str, Any]:
-    from eval.benchmarks.i2p import I2pConfig
-from eval.generated_imagenet import generate_imagenet
+    from eval.generated_imagenet import generate_imagenet
 
     return generate_imagenet(config)
 
