@@ -18,6 +18,7 @@ generated_imagenet.py  a data set that a generator has been over: a latent store
 labelled_latents.py    what it starts from; generate_shard.py one tar of it, as the encoder's engines are handed it
 rewards.py      how well pictures do, on latents or pixels (seen_pixels.py), with gradients
 reno.py         noise optimised towards a reward; steering/ what is steered by it
+safe_diffusion.py  safe latent diffusion, to compare with
 timing.py       what that takes, latents against pixels
 report/         results side by side, the paper's beside ours
 """

@@ -11,10 +11,12 @@ from eval.baselines import ModelsConfig, list_models, show_models
 from eval.benchmarks.compbench import CompbenchConfig
 from eval.benchmarks.export import ExportConfig
 from eval.benchmarks.geneval import GenevalConfig
+from eval.benchmarks.i2p import I2pConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
 from eval.steering.run import SteerConfig
+from eval.steering.sld import SldConfig
 from eval.timing import TimingConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
@@ -70,6 +72,12 @@ def show_steered(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_sld(config: SldConfig) -> Mapping[str, Any]:
+    from eval.steering.sld import sld
+
+    return sld(config)
+
+
 def run_export(config: ExportConfig) -> Mapping[str, Any]:
     from eval.benchmarks.export import export
 
@@ -112,6 +120,18 @@ def show_scores(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_i2p(config: I2pConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.i2p import i2p
+
+    return i2p(config)
+
+
+def show_i2p(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.i2p import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -130,6 +150,7 @@ VERBS = {
         GenerateConfig, run_generate, "labelled pictures gone over by a generator, as latents", "data", show_generated
     ),
     "reno": Verb(SteerConfig, run_steer, "pictures of prompts, steered by rewards or not", show=show_steered),
+    "sld": Verb(SldConfig, run_sld, "pictures of prompts by safe latent diffusion, to compare with", show=show_steered),
     "export": Verb(
         ExportConfig,
         run_export,
@@ -140,6 +161,7 @@ VERBS = {
     "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
     "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
     "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),
+    "i2p": Verb(I2pConfig, run_i2p, "how often pictures of a run are inappropriate", "run", show_i2p),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }

@@ -1,6 +1,7 @@
 """An SDXL-family pipeline as a thing that tells the noise in latents under a prompt; and a tiny one to try things with.
 
-Of eval/ the only file that imports diffusers. Nothing here samples, and nothing stops gradients: see denoise.py.
+Of eval/ only this file and safe_diffusion.py import diffusers. Nothing here samples, and nothing stops gradients: see
+denoise.py.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
             raise RequestError(f"generator: {name}: is a {kind}; a StableDiffusionXLPipeline is wanted")
         options = {"use_safetensors": True, "output_loading_info": True, "local_files_only": local}
         models = {
-            folder: _checked(f"generator: {name}: {folder}", *cls.from_pretrained(where, subfolder=folder, **options))
+            folder: whole(f"generator: {name}: {folder}", *cls.from_pretrained(where, subfolder=folder, **options))
             for folder, cls in classes.items()
         }
         tokenizers = [
@@ -186,7 +187,7 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
     )
 
 
-def _checked(where: str, model: Any, info: dict[str, Any]) -> Any:
+def whole(where: str, model: Any, info: dict[str, Any]) -> Any:
     """The model, if every weight of it was in its file, and nothing else."""
     # Old files hold the numbers of positions, which are no weights.
     wrong = {key: [name for name in names if "position_ids" not in str(name)] for key, names in info.items() if names}

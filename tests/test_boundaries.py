@@ -92,6 +92,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
             {
                 "encode_pipeline/vae.py",
                 "eval/generator.py",
+                "eval/safe_diffusion.py",
                 "demo/train_vae.py",
                 "demo/measure_vae.py",
                 "demo/train_generator.py",

@@ -59,7 +59,8 @@ class Steering:
         texts = [job.prompt.text for job in jobs]
         # From noise of each job: first that of its latents, then what the process adds between two steps.
         levels = len(self.sampler.levels)
-        noises = [_stacked(level) for level in zip(*(self._noises(job, levels) for job in jobs), strict=True)]
+        drawn = (noises_of(job, levels, self.shape, self.seed, self.seeds) for job in jobs)
+        noises = [_stacked(level) for level in zip(*drawn, strict=True)]
         shown: list[Pixels] = []
 
         def judge(latents_bchw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -96,24 +97,25 @@ class Steering:
             "number": job.prompt.number,
             "sample": job.sample,
             "prompt": job.prompt.text,
-            "seed": self.seed if self.seeds == "own" else _seed_in_file(job),
+            "seed": self.seed if self.seeds == "own" else seed_in_file(job),
             "kept": kept,
             "about": dict(job.prompt.about),
         }
 
-    def _noises(self, job: Job, count: int) -> list[npt.NDArray[np.float32]]:
-        """Standard normal, by seed, prompt number and sample alone; or as diffusers draws from the seed in the file."""
-        if self.seeds == "own":
-            key, sample = str(job.prompt.number), job.sample
-            return [
-                posterior_noise(seed_of(self.seed, "prompts", key, sample, f"noise {level}"), self.shape)
-                for level in range(count)
-            ]
-        chance = torch.Generator().manual_seed(_seed_in_file(job))
-        return [torch.randn((1, *self.shape), generator=chance)[0].numpy() for _ in range(count)]
+
+def noises_of(job: Job, count: int, shape: Shape, seed: int, seeds: Seeds) -> list[npt.NDArray[np.float32]]:
+    """Standard normal, by seed, prompt number and sample alone; or as diffusers draws from the seed in the file."""
+    if seeds == "own":
+        key, sample = str(job.prompt.number), job.sample
+        return [
+            posterior_noise(seed_of(seed, "prompts", key, sample, f"noise {level}"), shape) for level in range(count)
+        ]
+    chance = torch.Generator().manual_seed(seed_in_file(job))
+    return [torch.randn((1, *shape), generator=chance)[0].numpy() for _ in range(count)]
 
 
-def _seed_in_file(job: Job) -> int:
+def seed_in_file(job: Job) -> int:
+    """The seed that the prompts' file has for a picture: counted on for those after the first of its prompt."""
     assert job.prompt.seed is not None
     return job.prompt.seed + job.sample
 
