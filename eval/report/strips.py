@@ -17,7 +17,7 @@ from eval.report.curves import BAND, Single, curves
 from eval.report.steering import Steering
 from eval.steering.folder import IMAGES, Item
 
-EXTREMES, PLAIN_ONES, LINES, FRAMES = 3, 6, 8, 6
+EXTREMES, PLAIN_ONES, LINES, FRAMES = 4, 8, 8, 6
 """Shown: items that rose most and least; of a run that nothing steered, items; lines beside those; steps of an item."""
 CURVES_OF = 1000
 """Items: more are not read for the curves, but so many evenly from first to last."""
@@ -55,8 +55,8 @@ class SteeredLook:
 
     run: Steering
     charts: list[tuple[str, Markup]]
-    kept: str
-    """Which iterates were kept, in a sentence."""
+    numbers: list[tuple[str, str, str]]
+    """What it came to: a name, a number, and more on it."""
     groups: list[tuple[str, list[Strip]]]
     notes: list[str]
 
@@ -69,20 +69,19 @@ def steered_looks(runs: Sequence[Steering]) -> list[SteeredLook]:
 def _look(run: Steering) -> SteeredLook:
     groups, rewarded = _chosen(run), bool(run.result.rewards)
     items = {number: run.item(number) for _, numbers in groups for number in numbers}
-    notes = [f"{one['item']} has no picture: {one['reason']}." for one in run.result.failures[:EXTREMES]]
+    notes = [f"Avoided: “{reward.concept}”" for reward in run.result.rewards if reward.concept]
+    notes += [f"{one['item']} has no picture: {one['reason']}." for one in run.result.failures[:EXTREMES]]
     if not any((run.folder / IMAGES).glob("*.png")):
         notes.append("Nothing was decoded: the pictures are the latents in colours.")
     charts: list[tuple[str, Markup]] = []
-    kept = ""
     if rewarded:
         sample = np.unique(np.linspace(0, run.result.n - 1, min(run.result.n, CURVES_OF)).astype(int)).tolist()
         read = {number: items.get(number) or run.item(number) for number in sample}
         charts = [(reward.text, _curves(run, reward.name, read, groups)) for reward in run.result.rewards]
-        kept = _kept(run)
         if len(sample) < run.result.n:
             notes.append(f"The curves are of {len(sample):,} pictures, evenly from all {run.result.n:,}.")
     strips = [(name, [_strip(run, number, items[number]) for number in numbers]) for name, numbers in groups]
-    return SteeredLook(run, charts, kept, strips, notes)
+    return SteeredLook(run, charts, _numbers(run) if rewarded else [], strips, notes)
 
 
 def _chosen(run: Steering) -> list[tuple[str, list[int]]]:
@@ -119,13 +118,23 @@ def _row(item: Item, reward: str) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _kept(run: Steering) -> str:
-    """Which iterates were kept."""
-    kept = np.array([line["kept"] for line in run.run.lines])
-    first = int((kept <= 0).sum())
-    low, middle, high = np.percentile(kept, [BAND[0], 50, BAND[1]]).round().astype(int)
-    of = f"The iterate that is kept is number {middle} in the middle, from {low} to {high} for most"
-    return f"{of}; for {first:,} of {len(kept):,} it is the one that nothing was done to."
+def _numbers(run: Steering) -> list[tuple[str, str, str]]:
+    """How many items improved, what each reward rose by, and which iterates were kept."""
+    found: list[tuple[str, str, str]] = []
+    for reward in run.result.rewards:
+        measured = run.measured(reward.name)
+        if not found and (risen := measured.get("risen")):
+            about = f"of {run.result.n:,} pictures [{risen.low:.0f}, {risen.high:.0f}]"
+            found.append(("improved", f"{risen.value:.0f} %", about))
+        if rise := measured.get("rise"):
+            first, kept = measured["first"].value, measured["kept"].value
+            name = f"mean {reward.name}, from {first:.3f} to {kept:.3f}"
+            found.append((name, f"{rise.value:+.3f}", f"[{rise.low:+.3f}, {rise.high:+.3f}], prompts drawn anew"))
+    iterates = np.array([line["kept"] for line in run.run.lines])
+    low, middle, high = np.percentile(iterates, [BAND[0], 50, BAND[1]]).round().astype(int)
+    first_kept = f"most {low} to {high}; for {int((iterates <= 0).sum()):,} the one that nothing was done to"
+    found.append(("iterate kept, in the middle", str(middle), first_kept))
+    return [(name, value.replace("-", "−"), about.replace("-", "−")) for name, value, about in found]
 
 
 def _strip(run: Steering, number: int, item: Item) -> Strip:

@@ -33,11 +33,6 @@ class TimedRow(Read):
     seconds_total: float = Field(gt=0)
     parts: dict[str, Any] = Field(default_factory=dict)
 
-    @property
-    def setup(self) -> Setup:
-        """What it is a timing of, as far as a row of a table goes by it."""
-        return Setup(rewards=self.rewards)
-
     def seconds_of(self, metric: str) -> float | None:
         """Of a whole iteration, of all, or of a part; None of a part that it does not have."""
         if metric in ("seconds_per_iter", "seconds_total"):
@@ -91,6 +86,10 @@ class Timing(Run):
     def device(self) -> str:
         device = str(self.result.hardware.get("device"))
         return str(self.result.hardware.get("cpu") or device) if device == "cpu" else device
+
+    def setup_of(self, row: TimedRow) -> Setup:
+        """What a row is a timing of."""
+        return Setup(generator=self.result.generator, rewards=row.rewards)
 
     @property
     def told(self) -> str:
