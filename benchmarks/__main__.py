@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks import contrast, encode, fleet, gpu, memory, one_decode, overhead, pipeline, reader, training
+from benchmarks import contrast, encode, fleet, gpu, memory, one_decode, overhead, pipeline, reader, steering, training
 from benchmarks.settings import BenchmarkConfig
 from benchmarks.show import show
 from demo.report_machine import git_commit, processor, software
@@ -67,6 +67,7 @@ MEASURES: dict[str, tuple[type[Settings], Callable[[Any], dict[str, Any]]]] = {
     "fleet": (fleet.FleetConfig, fleet.measure),
     "scaling": (fleet.ScalingConfig, fleet.measure_scaling),
     "contrast": (contrast.ContrastConfig, contrast.measure),
+    "steering": (steering.SteeringConfig, steering.measure),
     "training": (training.TrainingConfig, training.measure),
     "gpu": (gpu.GpuConfig, gpu.measure),
 }

@@ -16,5 +16,8 @@ denoise.py      from noise to latents, in sigmas, with the randomness handed in
 generator.py    any SDXL pipeline as a thing that tells the noise under a prompt; a tiny one (tiny_generator.py)
 generated_imagenet.py  a data set that a generator has been over: a latent store of its own
 labelled_latents.py    what it starts from; generate_shard.py one tar of it, as the encoder's engines are handed it
+rewards.py      how well pictures do, on latents or pixels (seen_pixels.py), with gradients
+reno.py         noise optimised towards a reward; steering/ what is steered by it
+timing.py       what that takes, latents against pixels
 report/         results side by side, the paper's beside ours
 """

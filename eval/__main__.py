@@ -13,6 +13,7 @@ from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
 from eval.steering.run import SteerConfig
+from eval.timing import TimingConfig
 from eval.tiny_generator import TinyGeneratorConfig, tiny_generator
 from eval.zero_shot import ZeroShotConfig
 
@@ -79,6 +80,18 @@ def show_exported(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_timing(config: TimingConfig) -> Mapping[str, Any]:
+    from eval.timing import timing
+
+    return timing(config)
+
+
+def show_timing(result: Mapping[str, Any]) -> str:
+    from eval.timing import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -104,6 +117,7 @@ VERBS = {
         "run",
         show_exported,
     ),
+    "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }

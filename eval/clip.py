@@ -110,14 +110,18 @@ class LatentClip(Clip):
         super().__init__(loaded)
         self.spec = spec
 
-    def embed_latents(self, latents_bchw: Tensor, spec: LatentSpec) -> Tensor:
-        """A row for every latent. `spec` says what they are: another scale is converted, another VAE refused."""
+    def embed_latents(self, latents_bchw: Tensor, spec: LatentSpec, measured: bool = True) -> Tensor:
+        """A row for every latent. `spec` says what they are: another scale is converted, another VAE refused.
+
+        Their width is measured too, which waits for a GPU, and refuses the whole batch for one that is not finite.
+        """
         check_latents(self.spec, spec, self.name)
         if latents_bchw.ndim != 4 or tuple(latents_bchw.shape[1:]) != self.spec.shape:
             told, own = ("x".join(map(str, shape)) for shape in (latents_bchw.shape, self.spec.shape))
             raise SpecError(f"{self.name}: reads batches of latents of {own}, not {told}")
         latents = latents_bchw.to(self.device, torch.float32)
-        check_spread(latents, spec, self.name)
+        if measured:
+            check_spread(latents, spec, self.name)
         return self._embed_images(convert_scale(latents, spec.vae, spec.scale, self.spec.scale))
 
     def spec_of_pipeline(self, vae: Any) -> LatentSpec:

@@ -92,7 +92,7 @@ class Evaluation:
     def run(self, ranks: Ranks) -> dict[str, Any]:
         """The result: from the folder if it is finished, else by all processes together."""
         config = self.config
-        with _folder(config.out, ranks) as path:
+        with folder_to_work_in(config.out, ranks) as path:
             folder = WorkFolder(path)
             folder.claim(self.request)
             result = folder.result()
@@ -163,7 +163,7 @@ class Evaluation:
 
 
 @contextmanager
-def _folder(out: Path | None, ranks: Ranks) -> Iterator[Path]:
+def folder_to_work_in(out: Path | None, ranks: Ranks) -> Iterator[Path]:
     """The folder to work in: a passing one where none is asked for."""
     if out is not None:
         yield out

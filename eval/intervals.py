@@ -84,6 +84,18 @@ def mean(values: Sequence[float], seed: int) -> Interval:
     return bootstrap(np.ones(len(numbers), np.int64), lambda counts: counts @ numbers / len(numbers), seed)
 
 
+def mean_of_means(groups: Sequence[Sequence[float]], seed: int) -> Interval:
+    """Of the mean over groups of their means, where what is drawn anew of each group are its own members."""
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(DRAWS)
+    for group in groups:
+        numbers = np.asarray(group, np.float64)
+        size = len(numbers)
+        drawn += rng.multinomial(size, np.full(size, 1 / size), DRAWS) @ numbers / size / len(groups)
+    low, high = np.quantile(drawn, (LOW, HIGH))
+    return float(low), float(high)
+
+
 def paired_difference(a: Sequence[bool], b: Sequence[bool], seed: int) -> Difference:
     """The share that `a` has right less that of `b`, item by item of the same pictures in the same order."""
     ours, theirs = np.asarray(a, bool), np.asarray(b, bool)

@@ -79,6 +79,7 @@ class Kind:
 
 KINDS = {"clip": Kind(100.0, True, 0.01), "pick": Kind(30.0, True, 0.05), "hps": Kind(1.0, False, 5.0)}
 """As published: CLIPScore, PickScore (a CLIP tuned on preferences) and HPSv2."""
+KNOWN = (*KINDS, "avoid", "aesthetic")
 
 
 class ClipReward(Reward):
@@ -88,10 +89,9 @@ class ClipReward(Reward):
 
     def __init__(self, clip: Clip, reads: Reads, kind: str) -> None:
         self.clip, self.reads, self.name = clip, reads, kind
-        self.kind = KINDS[kind]
-        self.weight = self.kind.weight
-        tuned = [reason for reason in clip.not_comparable if reason.startswith("fine-tuned on preferences")]
-        self.not_comparable = [reason for reason in clip.not_comparable if kind != "pick" or reason not in tuned]
+        self.kind, self.weight = KINDS[kind], KINDS[kind].weight
+        wanted = "fine-tuned on preferences" if kind == "pick" else None
+        self.not_comparable = [reason for reason in clip.not_comparable if reason != wanted]
         self.provenance = {"logit_scale": clip.logit_scale, **clip.provenance}
         self._texts: dict[str, Tensor] = {}
 
@@ -110,7 +110,7 @@ class ClipReward(Reward):
     def _embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Made once for each prompt: weights never change."""
         if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(self.clip.device.type, enabled=False):
                 self._texts.update(zip(new, self.clip.embed_texts(new), strict=True))
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
@@ -130,9 +130,21 @@ class LatentClipReward(ClipReward):
             raise RequestError(f"reward: {clip.address}: reads pixels, no latents")
         super().__init__(clip, "latents", kind)
         self.spec = clip.spec.model_copy(update={"scale": "model"}) if vae is None else clip.spec_of_pipeline(vae)
+        if kind == "pick" and not clip.provenance.get("fine_tuned_from"):
+            self.not_comparable = [*self.not_comparable, "not fine-tuned on preferences"]
+        self._is_measured = False
 
     def embed(self, images_bchw: Tensor) -> Tensor:
-        return self.clip.embed_latents(images_bchw, self.spec)
+        from eval.clip import check_spread
+
+        # While latents are steered they are measured once: it waits for the GPU, and their scale does not change.
+        if not (self._is_measured and images_bchw.requires_grad):
+            latents = images_bchw.detach().float()
+            sound = latents[latents.flatten(1).isfinite().all(dim=1)]  # others get a score that is no number
+            if len(sound):
+                check_spread(sound, self.spec, self.clip.name)
+                self._is_measured = True
+        return self.clip.embed_latents(images_bchw, self.spec, measured=False)
 
 
 class PixelClipReward(ClipReward):
@@ -172,6 +184,8 @@ class Objective:
     """The weighted sum of some rewards' losses."""
 
     rewards: tuple[Reward, ...]
+    dtype: torch.dtype = torch.float32
+    """In which their models reckon; their weights stay as they are."""
 
     @property
     def needs_pixels(self) -> bool:
@@ -191,8 +205,10 @@ class Objective:
             images = latents_bchw if reward.reads == "latents" else pixels_bchw
             if images is None:
                 raise ValueError(f"{reward.name} reads pixels, and there are none")
-            scores[reward.name] = reward.score(images, prompts)
-            total_b = total_b + reward.weight * reward.loss(scores[reward.name])
+            with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                score_b = reward.score(images, prompts).float()
+            scores[reward.name] = score_b
+            total_b = total_b + reward.weight * reward.loss(score_b)
         return total_b, scores
 
 
@@ -202,28 +218,23 @@ def open_objective(
     concepts: str = "i2p",
     checkpointing: bool = False,
     compiled: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Objective:
     """Rewards by `KIND:ADDRESS`, one or several, or each with its weight; `vae` as LatentClipReward wants it.
 
+    Kinds are those in KINDS, `avoid`, and `aesthetic:HEAD_FILE[,CLIP]`, of which one with no published weight counts 1.
     `concepts` is what `avoid` turns from: a name in CONCEPTS, or a text. With `checkpointing`, activations of a model
     are made again when gradients need them: less memory, more time.
     """
-    weights: dict[str, float | None] = dict(terms) if isinstance(terms, Mapping) else {}
-    if not isinstance(terms, Mapping):
-        weights = dict.fromkeys([terms] if isinstance(terms, str) else terms)
+    weights = dict(terms) if isinstance(terms, Mapping) else dict.fromkeys([terms] if isinstance(terms, str) else terms)
     if not weights:
         raise RequestError("reward: none is given")
     clips: dict[str, Any] = {}
     rewards: list[Reward] = []
     for term, weight in weights.items():
-        kind, _, address = term.partition(":")
-        if kind not in (*KINDS, "avoid") or not address:
-            raise RequestError(f"reward: {term}: no KIND:ADDRESS{nearest(kind, [*KINDS, 'avoid'])}")
-        if address not in clips:
-            clips[address] = _opened(address)
-        reward = _clip_reward(kind, clips[address], vae, CONCEPTS.get(concepts, concepts))
+        reward = _open_term(term, vae, CONCEPTS.get(concepts, concepts), clips)
         reward.weight = reward.weight if weight is None else float(weight)
-        before = sum(other.name.partition("-")[0] == kind for other in rewards)
+        before = sum(other.name.partition("-")[0] == reward.name for other in rewards)
         reward.name += f"-{before + 1}" if before else ""
         rewards.append(reward)
     for clip in clips.values():
@@ -231,11 +242,22 @@ def open_objective(
             clip.model.set_grad_checkpointing(True)
         if compiled:
             clip.model.visual.compile()
-    return Objective(tuple(rewards))
+    return Objective(tuple(rewards), dtype)
 
 
-def _clip_reward(kind: str, clip: Any, vae: Any, concept: str) -> Reward:
-    """Whether it reads latents or pixels follows from its model."""
+def _open_term(term: str, vae: Any, concept: str, clips: dict[str, Any]) -> Reward:
+    """Whether it reads latents or pixels follows from the model at its address."""
+    kind, _, address = term.partition(":")
+    if kind == "imagereward":
+        raise RequestError(f"reward: {term}: its package wants an old transformers; give a Reward of your own")
+    if kind not in KNOWN or not address:
+        raise RequestError(f"reward: {term}: no KIND:ADDRESS{nearest(kind, KNOWN)}")
+    head, address = [*address.split(","), "ViT-L-14/openai"][:2] if kind == "aesthetic" else ("", address)
+    clip = clips[address] = clips.get(address) or _opened(address)
+    if kind == "aesthetic":
+        from eval.aesthetic_reward import AestheticReward
+
+        return AestheticReward(head, clip)
     as_clip = "clip" if kind == "avoid" else kind
     reward = PixelClipReward(clip, as_clip) if clip.spec is None else LatentClipReward(clip, vae, as_clip)
     return AvoidReward(reward, concept) if kind == "avoid" else reward

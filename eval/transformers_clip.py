@@ -32,6 +32,17 @@ class Towers(nn.Module):
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
         return _features(self.clip.get_text_features(input_ids=tokens), normalize)
 
+    @property
+    def visual(self) -> Any:
+        return self.clip.vision_model
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As OpenCLIP's. The library does it only while training, which without dropout is the same computation."""
+        if self.clip.config.vision_config.attention_dropout:
+            return
+        (self.clip.gradient_checkpointing_enable if enable else self.clip.gradient_checkpointing_disable)()
+        self.clip.vision_model.train(enable)
+
 
 def _features(output: Any, normalize: bool) -> Tensor:
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
@@ -64,7 +75,7 @@ def open_transformers_clip(folder: Path, address: str) -> PixelClip:
     except Exception as error:  # configs and weights of strangers fail in many ways
         told = " ".join(str(error).split())
         raise RequestError(f"{folder}: cannot be opened: {type(error).__name__}: {told}") from None
-    _check_weights(found, folder)
+    check_weights(found, str(folder))
     text = clip.config.text_config
     if len(words) != text.vocab_size:  # without its files, the library makes a tokenizer of two words
         raise RequestError(f"{folder}: its tokenizer knows {len(words):,} words, its text tower {text.vocab_size:,}")
@@ -95,10 +106,11 @@ def open_transformers_clip(folder: Path, address: str) -> PixelClip:
     return PixelClip(Loaded(name, address, Towers(clip), tokenize, image_parameters, provenance, reasons), prepare)
 
 
-def _check_weights(found: Any, folder: Path) -> None:
+def check_weights(found: Any, where: str) -> None:
+    """Refuses a model of transformers to which not every weight was given, and to which others were."""
     odd = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     odd += [f"{name} is unexpected" for name in sorted(found["unexpected_keys"]) if not name.endswith(POSITIONS)]
     odd += [f"{name} is {tuple(theirs)}, not {tuple(ours)}" for name, theirs, ours in sorted(found["mismatched_keys"])]
     if odd or found["error_msgs"]:
         told = ", ".join([*odd, *found["error_msgs"]][:4])
-        raise RequestError(f"{folder}: missing or unexpected weights: {told}")
+        raise RequestError(f"{where}: missing or unexpected weights: {told}")

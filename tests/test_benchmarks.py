@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import memory, one_decode, overhead, pipeline, straightforward
+from benchmarks import memory, one_decode, overhead, pipeline, steering, straightforward
 from benchmarks.__main__ import VERBS, main
 from benchmarks.paired import Spent, compare, in_turns
 from benchmarks.pictures import PictureSet, draw, write_tars
@@ -28,6 +28,7 @@ from encode_pipeline.records import Sample, ViewedSample
 from encode_pipeline.run import run
 from encode_pipeline.vae import load_vae
 from tests.conftest import SIDE, Configure, samples_in
+from tests.steering import latent_checkpoint
 
 SMALL: dict[str, Any] = {"rounds": 1, "side": 96, "image_size": SIDE, "batch_size": 4}
 
@@ -147,6 +148,17 @@ def test_memory_benchmark_looks_after_every_shard(small_vae: Path) -> None:
     assert result["large_tar"]["bytes"] == pytest.approx(100_000, rel=0.3)
     assert result["large_tar"]["peak_above_libraries_mib"] > 0
     assert len(result["shards"]["above_libraries_after_each_mib"]) == 3
+
+
+def test_steering_benchmark_does_the_same_work_in_every_way(
+    tiny_pipeline: Path, small_vae: Path, tmp_path: Path
+) -> None:
+    reward = f"clip:{latent_checkpoint(tmp_path / 'latent.pt', small_vae)}"
+    config = steering.SteeringConfig(
+        rounds=1, generator=str(tiny_pipeline), reward=reward, pictures=3, batch_sizes=[2], iterations=2, size=64
+    )
+    ways = steering.measure(config)["ways"]
+    assert {name: way["items"] for name, way in ways.items()} == {"one at a time": 6, "2 at a time": 6}
 
 
 def test_ratios_compare_rounds_with_rounds() -> None:

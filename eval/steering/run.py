@@ -139,7 +139,7 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         objective = open_objective(config.reward, vae.model, concepts, config.checkpointing, config.compile)
         for reward in objective.rewards:
             if reward.reads == "latents":  # of another size, they are refused before the folder is claimed
-                reward.score(torch.zeros(1, *shape, device=ranks.device), [""])
+                reward.score(torch.randn(1, *shape, device=ranks.device), [""])
     samples = config.samples or prompts.samples
     recipe = Recipe(iterations=config.iterations or (1 if objective is None else Recipe.iterations))
     steering = Steering(

@@ -19,7 +19,7 @@ MOST_STEPS = 4
 
 
 class Sampler:
-    """A generator and the VAE that comes with it, on the generator's device and in its precision.
+    """A generator and the VAE that comes with it, on the generator's device and in its precision if that is enough.
 
     Latents are those of the VAE's model scale, in float32, as a pipeline hands them out. Weights get no gradients.
     """
@@ -41,7 +41,10 @@ class Sampler:
     def loaded_vae(self) -> LoadedVae:
         """Only read where it is needed."""
         loaded = self.generator.load_vae()
-        loaded.model.to(device=self.generator.device, dtype=self.generator.dtype)
+        dtype = self.generator.dtype
+        if dtype == torch.float16 and loaded.model.config.get("force_upcast"):
+            dtype = torch.float32  # in float16, SDXL's own overflows
+        loaded.model.to(device=self.generator.device, dtype=dtype)
         if self.checkpointing:
             loaded.model.enable_gradient_checkpointing()
         if self.compiled:
@@ -75,5 +78,5 @@ class Sampler:
     def decode(self, latents_bchw: Tensor) -> Tensor:
         """The pixels of latents, from 0 to 1 and float32, gradients let through."""
         raw = convert_scale(latents_bchw, self.loaded_vae.identity, "model", "raw")
-        decoded: Tensor = self.vae.decode(raw.to(self.generator.dtype)).sample
+        decoded: Tensor = self.vae.decode(raw.to(self.vae.dtype)).sample
         return (decoded.float() / 2 + 0.5).clamp(0, 1)
