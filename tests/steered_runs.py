@@ -155,12 +155,12 @@ def write_cultural(folder: Path, run: Path | None, explicit: Mapping[str, float]
 def write_timing(folder: Path, **changes: Any) -> Path:
     """A timing of plain generation, of a reward on latents and of one on pixels."""
     backward = {"reward": 0.01, "decode": 0.0, "generator": 0.05}
-    parts = {"generator": 0.1, "decode": 0.0, "reward": 0.01, "backward": backward}
+    parts = {"generator": 0.1, "decode": 0.0, "reward": 0.01, "update": 0.001, "backward": backward}
     pixel = {**parts, "decode": 0.03, "backward": {**backward, "decode": 0.02}}
     rows = [
-        ("plain", [], 0.12, 0.12, {"generator": 0.1, "decode": 0.02, "reward": 0.0, "backward": {}}),
-        ("clip:runs/b8", [LATENT], 0.18, 9.02, parts),
-        ("clip:ViT-B-32/laion2b_s34b_b79k", [PIXEL], 0.23, 11.4, pixel),
+        ("generation alone", [], 0.12, 0.12, {"generator": 0.1, "decode": 0.02, "reward": 0.0, "backward": {}}),
+        ("clip latent-vit-b-8", [LATENT], 0.18, 9.02, parts),
+        ("clip ViT-B-32/laion2b_s34b_b79k", [PIXEL], 0.23, 11.4, pixel),
     ]
     result = {
         "task": "timing",

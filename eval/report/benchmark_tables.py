@@ -60,7 +60,7 @@ def _table(task: str, runs: list[Scored], timings: Sequence[Timing]) -> Table:
         values = theirs.values if theirs else {}
         timed = timed_for(some[0].result.run, timings)
         if timed:
-            reasons |= {id(timed[0]): reasons_of(*timed, paper)}
+            reasons |= {id(timed[0]): reasons_of(timed[0], paper)}
         cells = [cell_of(one, _measured(one.metric, some, timed), reasons, values.get(one.key)) for one in columns]
         ours.append(Row(name, cells, theirs.name if theirs else None))
     published_rows = [Row(row.name, [_published(row, column) for column in columns]) for row in paper.rows]

@@ -26,7 +26,7 @@ def timing_table(timings: Sequence[Timing]) -> Table:
     ours = []
     for run in timings:
         for row in run.result.rows:
-            reasons = {id(run): reasons_of(run, row, paper)}
+            reasons = {id(run): reasons_of(run, paper)}
             theirs = run.setup_of(row).row_in(paper)
             beside = [theirs.values.get(column.paper or "") if theirs else None for column in columns]
             cells = [
@@ -77,11 +77,9 @@ def timed_for(setup: Setup, timings: Sequence[Timing]) -> tuple[Timing, TimedRow
     )
 
 
-def reasons_of(run: Timing, row: TimedRow, paper: PublishedTable) -> tuple[str, ...]:
+def reasons_of(run: Timing, paper: PublishedTable) -> tuple[str, ...]:
     """Why a time cannot stand beside the paper's."""
     found = list(run.reasons)
     if str(paper.data["hardware"]).removeprefix("NVIDIA ") not in run.device:
         found.append(f"timed on {run.device}, where the paper has {paper.data['hardware']}")
-    if row.batch_size != 1:
-        found.append(f"{row.batch_size} pictures at once")
     return tuple(dict.fromkeys(found))

@@ -19,6 +19,7 @@ PARTS = {
     "backward reward": ("Backward", "reward"),
     "backward decode": ("Backward", "decode"),
     "backward generator": ("Backward", "generator"),
+    "update": ("Noise", "update"),
 }
 """Of an iteration, in the order in which they come: group and name."""
 
