@@ -94,6 +94,14 @@ def test_without_decoding_the_latents_alone_are_shown(tmp_path: Path) -> None:
     assert "As generated" in plain and 'class="chart steps"' not in plain
 
 
+def test_the_picture_without_steering_stands_before_where_a_run_has_it(tmp_path: Path) -> None:
+    steered = write_steered(tmp_path / "run", texts=TEXTS, iterations=6)
+    plain = write_steered(tmp_path / "plain", texts=TEXTS, rewards=[])
+    other = write_steered(tmp_path / "other", texts=TEXTS, rewards=[], seed=1)
+    assert page_of(steered, plain).count("<figcaption>unsteered") == 2 * EXTREMES
+    assert "<figcaption>unsteered" not in page_of(steered, other)
+
+
 def test_one_picture_alone_and_one_without_a_number_are_shown(tmp_path: Path) -> None:
     assert "Improved least" not in page_of(write_steered(tmp_path / "one", texts=["a ring"], iterations=4))
     folder = write_steered(tmp_path / "broken", texts=TEXTS[:3], iterations=4)

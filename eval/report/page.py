@@ -50,4 +50,5 @@ def _environment() -> Environment:
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
     environment.filters["score"] = lambda value: f"{value:.3f}".replace("-", "−") if isfinite(value) else "no number"
+    environment.filters["share"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
     return environment

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.spec import digest
 from encode_pipeline.preview.show import thumbnail
 from encode_pipeline.records import Pixels
 from eval.report.curves import BAND, Single, curves
@@ -43,6 +44,8 @@ class Strip:
     prompt: str
     kept: int
     frames: list[Frame]
+    before: Pixels | None
+    """What the same noise comes to without steering, decoded, where another run has it."""
     picture: Pixels | None
     """What was kept, decoded."""
     ends: dict[str, tuple[float, float]]
@@ -63,10 +66,18 @@ class SteeredLook:
 
 def steered_looks(runs: Sequence[Steering]) -> list[SteeredLook]:
     """A look for each run of pictures."""
-    return [_look(run) for run in runs]
+    plain = {_start(run): run for run in runs if not run.result.rewards}
+    return [_look(run, plain.get(_start(run)) if run.result.rewards else None) for run in runs]
 
 
-def _look(run: Steering) -> SteeredLook:
+def _start(run: Steering) -> str:
+    """What is the same for two runs that set out from the same noise under the same prompts."""
+    prompts, generator = run.result.prompts, run.result.generator
+    told = [run.written.get(name) for name in ("steps", "size", "seed", "seeds", "method")]
+    return digest([prompts.sha256, prompts.samples, generator.get("weights_sha256"), *told])
+
+
+def _look(run: Steering, plain: Steering | None) -> SteeredLook:
     groups, rewarded = _chosen(run), bool(run.result.rewards)
     items = {number: run.item(number) for _, numbers in groups for number in numbers}
     notes = [f"Avoided: “{reward.concept}”" for reward in run.result.rewards if reward.concept]
@@ -80,7 +91,7 @@ def _look(run: Steering) -> SteeredLook:
         charts = [(reward.text, _curves(run, reward.name, read, groups)) for reward in run.result.rewards]
         if len(sample) < run.result.n:
             notes.append(f"The curves are of {len(sample):,} pictures, evenly from all {run.result.n:,}.")
-    strips = [(name, [_strip(run, number, items[number]) for number in numbers]) for name, numbers in groups]
+    strips = [(name, [_strip(run, plain, number, items[number]) for number in numbers]) for name, numbers in groups]
     return SteeredLook(run, charts, _numbers(run) if rewarded else [], strips, notes)
 
 
@@ -128,16 +139,21 @@ def _numbers(run: Steering) -> list[tuple[str, str, str]]:
             found.append(("improved", f"{risen.value:.0f} %", about))
         if rise := measured.get("rise"):
             first, kept = measured["first"].value, measured["kept"].value
-            name = f"mean {reward.name}, from {first:.3f} to {kept:.3f}"
-            found.append((name, f"{rise.value:+.3f}", f"[{rise.low:+.3f}, {rise.high:+.3f}], prompts drawn anew"))
+            name = f"mean {reward.name}, from {_signed(first)} to {_signed(kept)}"
+            interval = f"[{_signed(rise.low, '+')}, {_signed(rise.high, '+')}], prompts drawn anew"
+            found.append((name, _signed(rise.value, "+"), interval))
     iterates = np.array([line["kept"] for line in run.run.lines])
     low, middle, high = np.percentile(iterates, [BAND[0], 50, BAND[1]]).round().astype(int)
     first_kept = f"most {low} to {high}; for {int((iterates <= 0).sum()):,} the one that nothing was done to"
     found.append(("iterate kept, in the middle", str(middle), first_kept))
-    return [(name, value.replace("-", "−"), about.replace("-", "−")) for name, value, about in found]
+    return found
 
 
-def _strip(run: Steering, number: int, item: Item) -> Strip:
+def _signed(value: float | None, sign: str = "-") -> str:
+    return "" if value is None else f"{value:{sign}.3f}".replace("-", "−")
+
+
+def _strip(run: Steering, plain: Steering | None, number: int, item: Item) -> Strip:
     line = run.run.lines[number]
     main = run.result.rewards[0].name if run.result.rewards else None
     at = list(range(len(item.previews)))
@@ -149,7 +165,8 @@ def _strip(run: Steering, number: int, item: Item) -> Strip:
         score = float(item.scores[main][iteration]) if main else None
         frames.append(Frame(iteration, item.previews[place], score))
     ends = {name: (float(run.ends[name][number][0]), float(run.ends[name][number][1])) for name in line["scores"]}
-    return Strip(line["item"], number, line["prompt"], line["kept"], frames, _picture(run, line["item"]), ends)
+    before = _picture(plain, line["item"]) if plain else None
+    return Strip(line["item"], number, line["prompt"], line["kept"], frames, before, _picture(run, line["item"]), ends)
 
 
 def _picture(run: Steering, name: str) -> Pixels | None:

@@ -51,6 +51,10 @@ class TimedPair(Read):
     ratio: float
     low: float | None = None
     high: float | None = None
+    saved_per_iter: float | None = None
+    """Share of an iteration with pixels that one with latents does without."""
+    decode_share: float | None = None
+    """Share of an iteration with pixels that decoding takes, there and back."""
 
 
 class Result(Read):
