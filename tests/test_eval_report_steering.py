@@ -23,7 +23,7 @@ from eval.report.markdown import to_markdown
 from eval.report.published import published
 from eval.report.table import Row, Table
 from tests.evaluations import tiny
-from tests.steered_runs import (
+from tests.steering_folders import (
     AVOID,
     LATENT,
     PIXEL,

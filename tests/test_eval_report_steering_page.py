@@ -24,7 +24,7 @@ from eval.report.curves import Single, curves
 from eval.report.page import to_html
 from eval.report.strips import EXTREMES, FRAMES, steered_looks
 from eval.report.timings import TimedRow
-from tests.steered_runs import AVOID, LATENT, write_i2p, write_steered, write_timing
+from tests.steering_folders import AVOID, LATENT, write_i2p, write_steered, write_timing
 from tests.test_demo_report import console_lines
 from tests.test_eval_report_page import parts_of
 
