@@ -108,10 +108,11 @@ class ClipReward(Reward):
         """A unit row for every picture."""
 
     def _embed_texts(self, prompts: Sequence[str]) -> Tensor:
-        """Made once for each prompt: weights never change."""
-        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]:
-            with torch.no_grad(), torch.autocast(self.clip.device.type, enabled=False):
-                self._texts.update(zip(new, self.clip.embed_texts(new), strict=True))
+        """Made once for each prompt, alone: in company its last bits would tell of what came before."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._texts:
+                with torch.no_grad(), torch.autocast(self.clip.device.type, enabled=False):
+                    self._texts[prompt] = self.clip.embed_texts([prompt])[0]
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
 

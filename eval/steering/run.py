@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field, PositiveInt
@@ -32,13 +31,13 @@ from eval.generator import load_generator
 from eval.parts import WorkFolder
 from eval.reno import Recipe
 from eval.result import surroundings
-from eval.rewards import Objective, Reward, open_objective
+from eval.rewards import Objective, open_objective
 from eval.steering.batches import Job, Seeds, Steering
 from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun
 from eval.steering.previews import colours_of, shown_at
 from eval.steering.prompt_sets import PromptSet, first_of, open_prompts, other_than_whole
 from eval.steering.sampler import Sampler
-from eval.steering.summary import line_of, metrics
+from eval.steering.summary import broken, line_of, metrics
 from train.distributed import Ranks, ranks_of_torchrun
 
 SIZE, STEPS = 512, 1
@@ -93,7 +92,7 @@ def steer(config: SteerConfig) -> dict[str, Any]:
         result = folder.result()
         if result is None:
             batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
-            names = [f"{batch[0].name} to {batch[-1].name}" for batch in batches]
+            names = [f"{batch[0].name}..{batch[-1].name}" for batch in batches]
             files = folder.do_parts(names, ranks, lambda number: _do(run.steering, batches[number], config))
         if config.decode:
             _decode_missing(config.out, run.vae, jobs, ranks)
@@ -152,8 +151,13 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         colours=colours_of(vae) if config.previews else None,
         shown_at=shown_at(recipe.iterations, config.previews),
     )
-    rewards = [
-        {"model": reward.provenance.get("name"), **reward.provenance, **_term(reward)}
+    rewards: list[dict[str, Any]] = [
+        {
+            "name": reward.name,
+            "reads": reward.reads,
+            "weight": reward.weight,
+            "provenance": dict(reward.provenance),
+        }
         for reward in (objective.rewards if objective else ())
     ]
     about = {"kind": prompts.kind, "sha256": prompts.sha256, "count": len(prompts.prompts), "samples": samples}
@@ -174,7 +178,7 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         "prompts": about,
         **facts,
         "generator": {key: value for key, value in facts["generator"].items() if key != "generator"},
-        "rewards": [{key: value for key, value in reward.items() if key != "address"} for reward in rewards],
+        "rewards": [{**reward, "provenance": _without_address(reward["provenance"])} for reward in rewards],
         "compile": config.compile,
         "previews": config.previews,
     }
@@ -184,9 +188,8 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
     return Prepared(prompts, samples, steering, vae, request, facts)
 
 
-def _term(reward: Reward) -> dict[str, Any]:
-    """A reward as a term of the sum."""
-    return {"name": reward.name, "reads": reward.reads, "weight": reward.weight}
+def _without_address(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in provenance.items() if key != "address"}
 
 
 def _other_than_paper(config: SteerConfig, recipe: Recipe, objective: Objective | None) -> list[str]:
@@ -223,10 +226,10 @@ def _decode_missing(out: Path, vae: LoadedVae, jobs: Sequence[Job], ranks: Ranks
     there = set(names_in(out / IMAGES))
     missing = ranks.collect([job.name for job in jobs if f"{job.name}.png" not in there])[0]
     for name in missing[ranks.rank :: ranks.world]:
-        latents = Item.from_file(out / ITEMS / f"{name}.npz").latents
-        if not np.isfinite(latents).all():
+        item = Item.from_file(out / ITEMS / f"{name}.npz")
+        if broken(item):
             continue  # listed in the result
-        raw = convert_scale(latents[None], vae.identity, "model", "raw")
+        raw = convert_scale(item.latents[None], vae.identity, "model", "raw")
         file = io.BytesIO()
         Image.fromarray(decode_latents(vae, raw)[0]).save(file, "PNG")
         replace(out / IMAGES / f"{name}.png", file.getvalue())

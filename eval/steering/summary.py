@@ -21,14 +21,14 @@ def line_of(item: Item) -> Line:
     if item.scores:
         line["loss"] = [_number(item.loss[0]), _number(item.loss[kept])]
     line["scores"] = {name: [_number(score[0]), _number(score[kept])] for name, score in item.scores.items()}
-    if broken := _broken(item):
-        line["broken"] = broken
+    if why := broken(item):
+        line["broken"] = why
     if count := int((~np.isfinite(item.loss)).sum()):
         line["not_finite"] = count  # iterates, none of which was kept
     return {**line, "about": item.about["about"]}
 
 
-def _broken(item: Item) -> str | None:
+def broken(item: Item) -> str | None:
     """Why there is no picture of an item."""
     if not np.isfinite(item.latents).all():
         return "its latents are not finite"
