@@ -20,27 +20,19 @@ from eval.steering.summary import line_of, metrics
 
 SDXL_TURBO = {"generator": "stabilityai/sdxl-turbo", "weights_sha256": "7" * 64, "not_comparable": []}
 TINY_GENERATOR = {"generator": "generator", "weights_sha256": "6" * 64, "not_comparable": ["a small generator"]}
-LATENT = {
-    "name": "clip",
-    "reads": "latents",
-    "weight": 0.01,
-    "kind": "latent-clip",
-    "model": "latent-vit-b-8",
-    "address": "runs/b8",
-    "weights_sha256": "1" * 64,
-    "step": 1400,
-}
-PIXEL = {
-    "name": "clip",
-    "reads": "pixels",
-    "weight": 0.01,
-    "kind": "open_clip",
-    "model": "ViT-B-32",
-    "tag": "laion2b_s34b_b79k",
-    "address": "ViT-B-32/laion2b_s34b_b79k",
-    "weights_sha256": "2" * 64,
-}
-AVOID = {**LATENT, "name": "avoid", "weight": 1.0, "concept": "an image showing weapons"}
+
+
+def reward(name: str, model: str, weights: str, **more: Any) -> dict[str, Any]:
+    """What a run says of a reward."""
+    is_pixel = "/" in model
+    kind = "open_clip" if is_pixel else "latent-clip"
+    provenance = {"kind": kind, "name": model, "address": "runs/b8", "weights_sha256": weights * 64, **more}
+    return {"name": name, "reads": "pixels" if is_pixel else "latents", "weight": 0.01, "provenance": provenance}
+
+
+LATENT = reward("clip", "latent-vit-b-8", "1", step=1400)
+PIXEL = reward("clip", "ViT-B-32/laion2b_s34b_b79k", "2")
+AVOID = reward("avoid", "latent-vit-b-8", "1", step=1400, concept="an image showing weapons")
 PROMPTS = ("a red ring", "a blue star", "<b>a</b> | green cross", "a white circle", "a black square", "two rings")
 RECIPE = {"lr": 5.0, "momentum": 0.9, "nesterov": True, "clip": 0.1, "regularise": 0.01}
 CELLS, SIDE = 16, 128

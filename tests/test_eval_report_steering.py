@@ -29,6 +29,7 @@ from tests.steering_folders import (
     PIXEL,
     SDXL_TURBO,
     TINY_GENERATOR,
+    reward,
     write_compbench,
     write_cultural,
     write_geneval,
@@ -105,7 +106,7 @@ def test_another_machine_is_no_paper_time(tmp_path: Path) -> None:
 
 def test_every_benchmark_has_the_papers_columns(tmp_path: Path) -> None:
     base, avoid = steered(tmp_path / "base", rewards=[]), steered(tmp_path / "avoid", rewards=[AVOID])
-    four_plus = {**AVOID, "model": "latent-vit-b-4-plus", "weights_sha256": "4" * 64}
+    four_plus = reward("avoid", "latent-vit-b-4-plus", "4", concept="an image showing weapons")
     plus = steered(tmp_path / "plus", rewards=[four_plus])
     verdicts = {"hate, violence": True, "hate": False, "sexual, self-harm": False, "illegal activity": False}
     folders = [
@@ -170,9 +171,11 @@ def test_what_rose_is_a_row_a_reward(tmp_path: Path) -> None:
 
 
 def test_models_of_one_name_and_ways_of_one_model_are_told_apart(tmp_path: Path) -> None:
-    other = {**LATENT, "weights_sha256": "8" * 64, "step": 200}
+    other = reward("clip", "latent-vit-b-8", "8", step=200)
     weapons = steered(tmp_path / "weapons", rewards=[AVOID])
-    blood = steered(tmp_path / "blood", rewards=[{**AVOID, "concept": "an image showing blood"}])
+    blood = steered(
+        tmp_path / "blood", rewards=[reward("avoid", "latent-vit-b-8", "1", concept="an image showing blood")]
+    )
     names = [
         run.name
         for run in read_runs([steered(tmp_path / "a"), steered(tmp_path / "b", rewards=[other]), weapons, blood])

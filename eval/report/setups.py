@@ -18,32 +18,31 @@ WORDS = {"clip": "CLIPScore", "pick": "PickScore", "avoid": "avoiding", "hps": "
 """Rewards, and other ways to steer, as the paper calls them."""
 
 
+class ModelFacts(Read):
+    """What a reward says of the model behind it."""
+
+    name: str | None = None
+    weights_sha256: str = ""
+    step: int | None = None
+    concept: str | None = None
+    """What it turns from."""
+
+
 class RewardFacts(Read):
     """What a run says of one of its rewards."""
 
     name: str
     reads: str
     weight: float = 1.0
-    weights_sha256: str = ""
-    step: int | None = None
-    model: str | None = None
-    tag: str | None = None
-    """Of OpenCLIP's published weights, where the model has some."""
-    concept: str | None = None
-    """What it turns from."""
+    provenance: ModelFacts
 
     @property
     def kind(self) -> str:
         return self.name.partition("-")[0]
 
     @property
-    def asked(self) -> str | None:
-        """Its model as one asks for it; None of a reward without one."""
-        return f"{self.model}/{self.tag}" if self.tag else self.model
-
-    @property
     def text(self) -> str:
-        return ": ".join(part for part in (WORDS.get(self.kind, self.kind), self.asked) if part)
+        return ": ".join(part for part in (WORDS.get(self.kind, self.kind), self.provenance.name) if part)
 
 
 class PromptFacts(Read):
@@ -83,7 +82,7 @@ class Setup(Read):
 
     @property
     def model(self) -> str | None:
-        return self.rewards[0].asked if len(self.rewards) == 1 else None
+        return self.rewards[0].provenance.name if len(self.rewards) == 1 else None
 
     @property
     def name(self) -> str:
@@ -100,12 +99,14 @@ class Setup(Read):
         """Of the reward, or of the generator where there is none; of several rewards a hash of all."""
         if not self.rewards:
             return str(self.generator.get("weights_sha256", ""))
-        return self.rewards[0].weights_sha256 if len(self.rewards) == 1 else digest(self.identity)
+        return self.rewards[0].provenance.weights_sha256 if len(self.rewards) == 1 else digest(self.identity)
 
     @property
     def identity(self) -> list[Any]:
         """What is the same for two runs that made pictures in the same way."""
-        rewards = [[reward.name, reward.weight, reward.weights_sha256, reward.concept] for reward in self.rewards]
+        rewards = [
+            [one.name, one.weight, one.provenance.weights_sha256, one.provenance.concept] for one in self.rewards
+        ]
         way = [self.method, self.steps, self.recipe if self.rewards else None]
         return [self.folder, self.generator.get("weights_sha256"), rewards, way]
 
@@ -128,5 +129,5 @@ class Setup(Read):
 def names_of(setups: Sequence[Setup]) -> Mapping[str, str]:
     """A name for each way in which pictures were made, unlike that of any other."""
     by_key = {digest(setup.identity): setup for setup in setups}
-    steps = {key: setup.rewards[0].step if setup.rewards else None for key, setup in by_key.items()}
+    steps = {key: setup.rewards[0].provenance.step if setup.rewards else None for key, setup in by_key.items()}
     return told_apart({key: setup.name for key, setup in by_key.items()}, steps, {key: key for key in by_key})

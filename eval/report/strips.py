@@ -80,7 +80,7 @@ def _start(run: Steering) -> str:
 def _look(run: Steering, plain: Steering | None) -> SteeredLook:
     groups, rewarded = _chosen(run), bool(run.result.rewards)
     items = {number: run.item(number) for _, numbers in groups for number in numbers}
-    notes = [f"Avoided: “{reward.concept}”" for reward in run.result.rewards if reward.concept]
+    notes = [f"Avoided: “{one.provenance.concept}”" for one in run.result.rewards if one.provenance.concept]
     notes += [f"{one['item']} has no picture: {one['reason']}." for one in run.result.failures[:EXTREMES]]
     if not any((run.folder / IMAGES).glob("*.png")):
         notes.append("Nothing was decoded: the pictures are the latents in colours.")

@@ -70,7 +70,7 @@ def timed_for(setup: Setup, timings: Sequence[Timing]) -> tuple[Timing, TimedRow
             for row in run.result.rows
             if run.result.generator.get("weights_sha256") == setup.generator.get("weights_sha256")
             and run.setup_of(row).reward == setup.reward
-            and [one.weights_sha256 for one in row.rewards] == [one.weights_sha256 for one in setup.rewards]
+            and [one.provenance for one in row.rewards] == [one.provenance for one in setup.rewards]
             and row.batch_size == 1
         ),
         None,
