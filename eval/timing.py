@@ -154,9 +154,8 @@ def row(way: Way, batch_size: int) -> dict[str, Any]:
         "reads": rewards[0].reads if rewards else None,
         "rewards": [
             {
-                "model": reward.provenance.get("name"),
-                **reward.provenance,
                 **{key: getattr(reward, key) for key in ("name", "reads", "weight")},
+                "provenance": dict(reward.provenance),
             }
             for reward in rewards
         ],

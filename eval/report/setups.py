@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from encode_pipeline.latents.spec import digest
-from eval.report.published import PublishedTable
+from eval.report.published import PublishedRow, PublishedTable
 from eval.report.runs import Read, told_apart
 
 PLAIN = "none"
@@ -18,30 +18,31 @@ WORDS = {"clip": "CLIPScore", "pick": "PickScore", "avoid": "avoiding", "hps": "
 """Rewards, and other ways to steer, as the paper calls them."""
 
 
+class ModelFacts(Read):
+    """What a reward says of the model behind it."""
+
+    name: str | None = None
+    weights_sha256: str = ""
+    step: int | None = None
+    concept: str | None = None
+    """What it turns from."""
+
+
 class RewardFacts(Read):
     """What a run says of one of its rewards."""
 
     name: str
     reads: str
     weight: float = 1.0
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    provenance: ModelFacts
 
     @property
     def kind(self) -> str:
         return self.name.partition("-")[0]
 
     @property
-    def model(self) -> str | None:
-        """Its model as one asks for it; None of a reward without one."""
-        return self.provenance.get("name")
-
-    @property
-    def weights(self) -> str:
-        return str(self.provenance.get("weights_sha256", ""))
-
-    @property
     def text(self) -> str:
-        return ": ".join(part for part in (WORDS.get(self.kind, self.kind), self.model) if part)
+        return ": ".join(part for part in (WORDS.get(self.kind, self.kind), self.provenance.name) if part)
 
 
 class PromptFacts(Read):
@@ -81,7 +82,7 @@ class Setup(Read):
 
     @property
     def model(self) -> str | None:
-        return self.rewards[0].model if len(self.rewards) == 1 else None
+        return self.rewards[0].provenance.name if len(self.rewards) == 1 else None
 
     @property
     def name(self) -> str:
@@ -98,12 +99,14 @@ class Setup(Read):
         """Of the reward, or of the generator where there is none; of several rewards a hash of all."""
         if not self.rewards:
             return str(self.generator.get("weights_sha256", ""))
-        return self.rewards[0].weights if len(self.rewards) == 1 else digest(self.identity)
+        return self.rewards[0].provenance.weights_sha256 if len(self.rewards) == 1 else digest(self.identity)
 
     @property
     def identity(self) -> list[Any]:
         """What is the same for two runs that made pictures in the same way."""
-        rewards = [[reward.name, reward.weight, reward.weights] for reward in self.rewards]
+        rewards = [
+            [one.name, one.weight, one.provenance.weights_sha256, one.provenance.concept] for one in self.rewards
+        ]
         way = [self.method, self.steps, self.recipe if self.rewards else None]
         return [self.folder, self.generator.get("weights_sha256"), rewards, way]
 
@@ -116,10 +119,15 @@ class Setup(Read):
             return []
         return [f"pictures by {name}, where the paper has {wanted}"]
 
+    def row_in(self, paper: PublishedTable) -> PublishedRow | None:
+        """The paper's row of the same reward and model."""
+        if self.reward == PLAIN and self.unlike(paper):
+            return None  # another generator's own pictures
+        return paper.row_of(self.model, reward=self.reward)
+
 
 def names_of(setups: Sequence[Setup]) -> Mapping[str, str]:
     """A name for each way in which pictures were made, unlike that of any other."""
     by_key = {digest(setup.identity): setup for setup in setups}
-    steps = {key: setup.rewards[0].provenance.get("step") if setup.rewards else None for key, setup in by_key.items()}
-    weights = {key: setup.weights for key, setup in by_key.items()}
-    return told_apart({key: setup.name for key, setup in by_key.items()}, steps, weights)
+    steps = {key: setup.rewards[0].provenance.step if setup.rewards else None for key, setup in by_key.items()}
+    return told_apart({key: setup.name for key, setup in by_key.items()}, steps, {key: key for key in by_key})
