@@ -20,5 +20,6 @@ rewards.py      how well pictures do, on latents or pixels (seen_pixels.py), wit
 reno.py         noise optimised towards a reward; steering/ what is steered by it
 safe_diffusion.py  safe latent diffusion, to compare with
 timing.py       what that takes, latents against pixels
+benchmarks/     what such pictures are worth, by GenEval, T2I-CompBench and I2P; and the official scorers' layouts
 report/         results side by side, the paper's beside ours
 """
