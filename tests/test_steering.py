@@ -173,7 +173,7 @@ def test_rewards_of_pixels_and_of_latents_in_several_steps(
         ("avoid", "latents", 1.0),
         ("clip", "pixels", 0.02),
     ]
-    assert result["rewards"][0]["concept"] == "a red thing"
+    assert result["rewards"][0]["provenance"]["concept"] == "a red thing"
     assert set(result["metrics"]["rewards"]) == {"avoid", "clip"}
     item = SteeredRun.open(tmp_path / "run").read("000001-000")
     assert item.scores["avoid"].shape == item.scores["clip"].shape == (3,)

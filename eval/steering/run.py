@@ -31,7 +31,7 @@ from eval.generator import load_generator
 from eval.parts import WorkFolder
 from eval.reno import Recipe
 from eval.result import surroundings
-from eval.rewards import Objective, Reward, open_objective
+from eval.rewards import Objective, open_objective
 from eval.steering.batches import Job, Seeds, Steering
 from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun
 from eval.steering.previews import colours_of, shown_at
@@ -151,8 +151,13 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         colours=colours_of(vae) if config.previews else None,
         shown_at=shown_at(recipe.iterations, config.previews),
     )
-    rewards = [
-        {"model": reward.provenance.get("name"), **reward.provenance, **_term(reward)}
+    rewards: list[dict[str, Any]] = [
+        {
+            "name": reward.name,
+            "reads": reward.reads,
+            "weight": reward.weight,
+            "provenance": dict(reward.provenance),
+        }
         for reward in (objective.rewards if objective else ())
     ]
     about = {"kind": prompts.kind, "sha256": prompts.sha256, "count": len(prompts.prompts), "samples": samples}
@@ -173,7 +178,7 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         "prompts": about,
         **facts,
         "generator": {key: value for key, value in facts["generator"].items() if key != "generator"},
-        "rewards": [{key: value for key, value in reward.items() if key != "address"} for reward in rewards],
+        "rewards": [{**reward, "provenance": _without_address(reward["provenance"])} for reward in rewards],
         "compile": config.compile,
         "previews": config.previews,
     }
@@ -183,9 +188,8 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
     return Prepared(prompts, samples, steering, vae, request, facts)
 
 
-def _term(reward: Reward) -> dict[str, Any]:
-    """A reward as a term of the sum."""
-    return {"name": reward.name, "reads": reward.reads, "weight": reward.weight}
+def _without_address(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in provenance.items() if key != "address"}
 
 
 def _other_than_paper(config: SteerConfig, recipe: Recipe, objective: Objective | None) -> list[str]:
