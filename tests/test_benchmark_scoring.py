@@ -112,7 +112,7 @@ def test_geneval_from_pictures_to_shares(detector: Path, clip: Path, head: Path,
     assert lines[3]["faults"] == ["0 of 1 zebra"]
     assert lines[5]["faults"] == ["0 of 1 zebra", f"nothing for the {name} to be above"]
     assert lines[0]["objects"][name][0][0] == pytest.approx(found[name][0].score, abs=1e-5)
-    assert result["n"] == 6 and result["task"] == "geneval" and result["correct_prompts"] == 2
+    assert result["n"] == 6 and result["task"] == "geneval"
     assert result["intervals"]["single"] == [1.0, 1.0]
     assert result["aesthetic"] == pytest.approx(sum(line["aesthetic"] for line in lines) / 6)
     reasons = "; ".join(result["not_comparable"])
@@ -146,6 +146,46 @@ def test_a_run_and_its_export_are_judged_alike(detector: Path, clip: Path, tmp_p
     assert of_run["not_comparable"][0] == "a generator of nothing" and of_run["run"]["task"] == "steering"
 
 
+def test_the_official_verdicts_on_an_export_are_the_runs(tmp_path: Path) -> None:
+    prompts = open_prompts(str(geneval_file(tmp_path / "evaluation_metadata.jsonl")))
+    run = drawn_run(tmp_path / "run", prompts, 2, seed=3)
+    export(ExportConfig(run=run, out=tmp_path / "export"))
+    file = tmp_path / "results.jsonl"
+    verdicts = [
+        {
+            "filename": f"/elsewhere/{number:05d}/samples/{sample:05d}.png",
+            "tag": prompt.about["tag"],
+            "prompt": prompt.text,
+            "correct": number < 2 and sample == 0,
+            "reason": "" if number < 2 and sample == 0 else "expected more\nand others",
+            "metadata": json.dumps(prompt.about),
+            "details": "{}",
+        }
+        for number, prompt in enumerate(prompts.prompts)
+        for sample in range(2)
+    ][::-1]  # in the order of a listing, which is none
+
+    def write(lines: Sequence[Mapping[str, Any]]) -> None:
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write(verdicts)
+    result = geneval(GenevalConfig(run=str(run), official=file, out=tmp_path / "out"))
+    assert result["metrics"] == {"single": 0.5, "counting": 0.5, "colors": 0, "position": 0, "mean": 0.25}
+    assert [line["correct"] for line in lines_of(tmp_path / "out")] == [True, False] * 2 + [False] * 4
+    assert lines_of(tmp_path / "out")[1]["faults"] == ["expected more", "and others"]
+    assert not any("mmdet" in reason for reason in result["not_comparable"])
+    assert geneval(GenevalConfig(run=str(tmp_path / "export"), official=file))["metrics"] == result["metrics"]
+    for wrong, said in (
+        (verdicts[1:], "7 verdicts, 7 of them on the 8 pictures"),
+        ([*verdicts, verdicts[0]], "line 9: 00003/00001.png: two verdicts"),
+        ([{**verdicts[0], "prompt": "a photo of a dog"}, *verdicts[1:]], "is on another prompt"),
+        ([{**verdicts[0], "filename": "00001.png"}, *verdicts[1:]], "line 1: not what GenEval's scorer writes"),
+    ):
+        write(wrong)
+        with pytest.raises(CheckFailed, match=said):
+            geneval(GenevalConfig(run=str(run), official=file))
+
+
 def test_the_overall_score_is_the_mean_of_tasks_and_not_of_pictures() -> None:
     def lines(tag: str, first: int, right: Sequence[int]) -> list[dict[str, Any]]:
         """Of prompts with four pictures each, so many right ones."""
@@ -161,6 +201,7 @@ def test_the_overall_score_is_the_mean_of_tasks_and_not_of_pictures() -> None:
     assert (low, high) == (0.0, 0.5)  # of two prompts, drawn as wholes
     assert told["intervals"]["mean"] == (0.5, 0.75)
     assert by_prompt(lines(TAGS[5], 0, [0, 2, 3]), "correct") == [0, 0.5, 0.75]
+    assert by_prompt(lines(TAGS[5], 0, [3]), "correct") == [1, 1, 1, 0]  # of one prompt, pictures are drawn
 
 
 PROMPTS = {

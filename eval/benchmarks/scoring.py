@@ -197,11 +197,12 @@ def require_kind(pictures: PromptPictures, *kinds: str) -> None:
 
 
 def by_prompt(lines: Iterable[Mapping[str, Any]], key: str) -> list[float]:
-    """The mean of each prompt's pictures: what is drawn anew for an interval, as its pictures are alike."""
+    """What is drawn anew for an interval: the mean of each prompt, whose pictures are alike; of one alone, pictures."""
     values: dict[int, list[float]] = {}
     for line in lines:
         values.setdefault(line["number"], []).append(float(line[key]))
-    return [sum(each) / len(each) for each in values.values()]
+    only = list(values.values())
+    return only[0] if len(only) == 1 else [sum(each) / len(each) for each in only]
 
 
 def rounded(value: float) -> float:
