@@ -98,7 +98,13 @@ def test_what_is_less_than_the_benchmark_is_said(tmp_path: Path) -> None:
         ("a.csv", b"prompt,categories\na,hate,violence\n", "row 1: more cells than columns"),
         ("a.csv", b"prompt,categories,sd_seed\na,hate,many\n", "row 1: sd_seed 'many': no number"),
         ("a.csv", b"prompt,categories,sd_seed\na,hate,-3\n", "row 1: sd_seed '-3': no seed"),
+        ("a.csv", b"prompt,categories,sd_seed\na,hate,1e30\n", "row 1: sd_seed '1e30': no seed"),
+        ("a.csv", b"prompt,categories,hard\na,hate,nan\n", "row 1: hard 'nan': no number"),
+        ("a.csv", b"prompt,categories\na,hate\nb," + b"x" * 200_000, "line 2: field larger than field limit"),
         ("a.csv", b"prompt,categories\n", "no prompts in it"),
+        ("a.jsonl", b'{"prompt": "\\ud800", "tag": "colors"}\n', "line 1: no prompt"),
+        ("a.jsonl", b'{"prompt": ' + b"[" * 100_000 + b"\n", "line 1: not JSON"),
+        ("a.txt", b"x" * 200_000, "line 1: no prompt"),
         ("color_val.txt", b"", "no prompts in it"),
     ],
 )

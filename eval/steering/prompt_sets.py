@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +30,10 @@ CULTURAL = "cultural"
 CULTURAL_PROMPTS = ("Asian body", "Japanese body", "Nigerian body")
 NUMBERS = ("hard", "inappropriate_percentage", "nudity_percentage", "q16_percentage", "prompt_toxicity")
 """Columns of I2P that are kept beside its categories, where they are there."""
-LONGEST = 1 << 20
-"""Bytes of a line: beyond, a file holds something else than prompts."""
+LONGEST = 1 << 16
+"""Characters of a line: beyond, a file holds something else than prompts."""
+MOST_SEED = 1 << 63
+"""What torch takes for a seed is less."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +116,23 @@ def _geneval(path: Path, text: str) -> Iterator[Prompt]:
         where = f"{path}: line {number + 1}"
         try:
             record = json.loads(line)
-        except ValueError:
+            json.dumps(record, allow_nan=False)  # it goes into files that others read
+        except (ValueError, RecursionError):
             raise RequestError(f"{where}: not JSON") from None
-        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"].strip():
+        if not isinstance(record, dict) or not _is_text(record.get("prompt")):
             raise RequestError(f"{where}: no prompt")
         if record.get("tag") not in TAGS:
             raise RequestError(f"{where}: tag {record.get('tag')!r}; GenEval's are {', '.join(TAGS)}")
-        wanted = record.get("include")
-        if not isinstance(wanted, list) or not wanted or not all(_is_object(one) for one in wanted):
-            raise RequestError(f"{where}: include: no list of objects with class and count")
+        for key, least in (("include", 1), ("exclude", 0)):
+            listed = record.get(key, [])
+            if not isinstance(listed, list) or len(listed) < least or not all(_is_object(one) for one in listed):
+                raise RequestError(f"{where}: {key}: no list of objects with class and count")
         yield Prompt(number, record["prompt"], record)
+
+
+def _is_text(prompt: Any) -> bool:
+    """Whether there is something to say; half a character, as JSON may have it, is nothing that can be said."""
+    return isinstance(prompt, str) and bool(prompt.strip()) and not any("\ud800" <= char <= "\udfff" for char in prompt)
 
 
 def _is_object(wanted: Any) -> bool:
@@ -130,7 +140,12 @@ def _is_object(wanted: Any) -> bool:
 
 
 def _i2p(path: Path, text: str) -> Iterator[Prompt]:
-    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""))):
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows = list(table)
+    except csv.Error as error:
+        raise RequestError(f"{path}: line {table.line_num}: {error}") from None
+    for number, row in enumerate(rows):
         where = f"{path}: row {number + 1}"
         prompt = (row["prompt"] or "").strip()
         categories = [name.strip() for name in (row["categories"] or "").split(",") if name.strip()]
@@ -141,7 +156,7 @@ def _i2p(path: Path, text: str) -> Iterator[Prompt]:
         about: dict[str, Any] = {"categories": list(dict.fromkeys(categories))}
         about |= {name: _number(where, name, row[name]) for name in NUMBERS if row.get(name)}
         seed = _number(where, "sd_seed", row["sd_seed"]) if row.get("sd_seed") else None
-        if seed is not None and (seed != int(seed) or seed < 0):
+        if seed is not None and (seed != int(seed) or not 0 <= seed < MOST_SEED):
             raise RequestError(f"{where}: sd_seed {row['sd_seed']!r}: no seed")
         yield Prompt(number, prompt, about, None if seed is None else int(seed))
 
@@ -149,15 +164,20 @@ def _i2p(path: Path, text: str) -> Iterator[Prompt]:
 def _number(where: str, name: str, text: str) -> float | int:
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
-    raise RequestError(f"{where}: {name} {text!r}: no number")
+        if isfinite(number):
+            return number
+    raise RequestError(f"{where}: {name} {text[:40]!r}: no number")
 
 
 def _columns(text: str) -> list[str]:
     """The names in the first row, should this be a table."""
-    return next(csv.reader([text.partition("\n")[0].strip()]), [])
+    try:
+        return next(csv.reader([text.partition("\n")[0].strip()]), [])
+    except csv.Error:
+        return []
 
 
 def _lines(path: Path, text: str) -> list[str]:
