@@ -19,7 +19,7 @@ pytest.importorskip("jinja2")
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.spec import digest
 from eval.__main__ import VERBS, main
-from eval.report.arrange import sets_of, tables
+from eval.report.arrange import tables
 from eval.report.collect import read_run, read_runs
 from eval.report.csv_table import to_csv
 from eval.report.latex import escaped, to_latex
@@ -28,6 +28,7 @@ from eval.report.page import to_html
 from eval.report.paired import pairs_of
 from eval.report.published import published
 from eval.report.table import Table
+from eval.report.zero_shot_tables import sets_of
 from eval.zero_shot import distinct
 from tests.evaluations import (
     B32,
@@ -289,7 +290,7 @@ def _no_evaluation(folder: Path) -> None:
         (_altered, 1, r"predictions\.jsonl: its lines give acc1 0\.\d+, but result\.json says 0\.\d+"),
         (_no_predictions, 1, r"predictions\.jsonl: no such file"),
         (_no_json, 1, r"predictions\.jsonl: line 1: not a prediction"),
-        (_no_evaluation, 2, r"not the folder of an evaluation"),
+        (_no_evaluation, 2, r"not the folder of a run"),
         (shutil.rmtree, 2, r"run: no such folder"),
     ],
 )

@@ -21,10 +21,12 @@ def sampler(tiny_pipeline: Path) -> Sampler:
     return Sampler(load_generator(str(tiny_pipeline)), steps=2)
 
 
-@pytest.fixture(scope="module")
-def objective(sampler: Sampler, small_vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Objective:
+@pytest.fixture(scope="module", params=[0.01, 0.5], ids=["gradients as they are", "gradients shortened"])
+def objective(
+    request: pytest.FixtureRequest, sampler: Sampler, small_vae: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Objective:
     checkpoint = latent_checkpoint(tmp_path_factory.mktemp("clip") / "latent.pt", small_vae)
-    return open_objective(f"clip:{checkpoint}", sampler.vae)
+    return open_objective({f"clip:{checkpoint}": request.param}, sampler.vae)
 
 
 def steer(sampler: Sampler, objective: Objective, which: slice, recipe: Recipe) -> tuple[Steered, list[Tensor]]:
@@ -42,6 +44,7 @@ def steer(sampler: Sampler, objective: Objective, which: slice, recipe: Recipe) 
 def published(sampler: Sampler, objective: Objective, number: int, iterations: int) -> tuple[list[Tensor], int, Tensor]:
     """One picture as the authors' trainer has it, line by line: every noise, which is kept, and its latents."""
     (reward,) = objective.rewards
+    lengths: list[Tensor] = []
     generate = sampler.generate([PROMPTS[number]], [normal(4, seed=1)[number : number + 1]])
     noise = torch.nn.Parameter(normal(4)[number : number + 1])
     optimizer = torch.optim.SGD([noise], lr=5.0, nesterov=True, momentum=0.9)
@@ -58,8 +61,9 @@ def published(sampler: Sampler, objective: Objective, number: int, iterations: i
             best_loss, best_image, kept = total_reward_loss, image.detach(), iteration
         if iteration != iterations - 1:
             total_loss.backward()
-            torch.nn.utils.clip_grad_norm_(noise, 0.1)
+            lengths.append(torch.nn.utils.clip_grad_norm_(noise, 0.1))
             optimizer.step()
+    assert (max(lengths) > 0.1) == (reward.weight > 0.1)  # some are shortened in one of the two cases
     return seen, kept, best_image
 
 

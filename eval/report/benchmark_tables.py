@@ -8,7 +8,6 @@ from eval.report.cells import Measured, cell_of
 from eval.report.published import PublishedRow, PublishedTable, published
 from eval.report.runs import Run
 from eval.report.scored import Scored
-from eval.report.setups import PLAIN
 from eval.report.table import Cell, Column, Row, Table
 from eval.report.timing_table import TIMES, reasons_of, timed_for
 from eval.report.timings import TimedRow, Timing
@@ -53,7 +52,7 @@ def _table(task: str, runs: list[Scored], timings: Sequence[Timing]) -> Table:
     by_name: dict[str, list[Scored]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
-    rows = [(row_in(paper, some[0]), name, some) for name, some in by_name.items()]
+    rows = [(some[0].result.run.row_in(paper), name, some) for name, some in by_name.items()]
     order = {id(row): place for place, row in enumerate(paper.rows)}
     rows.sort(key=lambda row: order.get(id(row[0]), len(order)))
     ours = []
@@ -61,21 +60,13 @@ def _table(task: str, runs: list[Scored], timings: Sequence[Timing]) -> Table:
         values = theirs.values if theirs else {}
         timed = timed_for(some[0].result.run, timings)
         if timed:
-            reasons |= {id(timed[0]): reasons_of(*timed, paper)}
+            reasons |= {id(timed[0]): reasons_of(timed[0], paper)}
         cells = [cell_of(one, _measured(one.metric, some, timed), reasons, values.get(one.key)) for one in columns]
         ours.append(Row(name, cells, theirs.name if theirs else None))
     published_rows = [Row(row.name, [_published(row, column) for column in columns]) for row in paper.rows]
-    charted = [(column.head, [column]) for column in columns if column.key in CHARTED[task]]
-    about = [SAYS[task], *dict.fromkeys(f"{run.name}: {run.subject}" for run in runs)]
+    charted = [(_chart_title(column), [column]) for column in columns if column.key in CHARTED[task]]
+    about = [SAYS[task], *_subjects(runs)]
     return Table(task, TITLES[task], about, columns, ours, published_rows, paper, charted=charted, unit="")
-
-
-def row_in(paper: PublishedTable, run: Scored) -> PublishedRow | None:
-    """The paper's row of the same reward and model."""
-    setup = run.result.run
-    if setup.reward == PLAIN and setup.unlike(paper):
-        return None  # another generator's own pictures
-    return paper.row_of(setup.model, reward=setup.reward)
 
 
 def _reasons(run: Scored, paper: PublishedTable) -> tuple[str, ...]:
@@ -92,6 +83,18 @@ def _measured(metric: str, runs: Sequence[Scored], timed: tuple[Timing, TimedRow
         if (value := run.scores.get(metric)) is not None:
             found.append((run, Measured(value, *run.result.intervals.get(metric, (None, None)))))
     return found
+
+
+def _chart_title(column: Column) -> str:
+    return ": ".join(part for part in (column.group, column.title) if part)
+
+
+def _subjects(runs: Sequence[Scored]) -> list[str]:
+    """What was judged: of which of ours, where that is not the same for all."""
+    subjects = list(dict.fromkeys(run.subject for run in runs))
+    if len(subjects) == 1:
+        return subjects
+    return [f"{', '.join(run.name for run in runs if run.subject == one)}: {one}" for one in subjects]
 
 
 def _published(row: PublishedRow, column: Column) -> Cell | None:

@@ -33,7 +33,7 @@ class Single:
 
 def curves(title: str, values: Floats, singles: Sequence[Single]) -> Markup:
     """Items by iterations: their mean, the band that most of them lie in, and some of them alone."""
-    last = max(1, values.shape[1] - 1)
+    last: int = max(1, values.shape[1] - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an iteration at which no score is a number
         mean = np.nanmean(values, axis=0)

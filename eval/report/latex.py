@@ -12,6 +12,7 @@ ESCAPES = {
     "^": r"\textasciicircum{}",
     "→": r"$\rightarrow$",
     "×": r"$\times$",
+    "−": "$-$",
     "σ": r"$\sigma$",
     "…": r"\dots{}",
     **{mark: "\\" + mark for mark in "&%$#_{}"},
@@ -63,7 +64,7 @@ def _ours(table: Table, cell: Cell | None) -> str:
         return "--"
     number = table.note(cell)
     interval = rf" {{\scriptsize {cell.interval}}}" if cell.interval else ""
-    return cell.text + (_dagger(table, number) if number else "") + interval
+    return (cell.text + (_dagger(table, number) if number else "") + interval).replace("−", "$-$")
 
 
 def _dagger(table: Table, number: int) -> str:

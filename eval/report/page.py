@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 from jinja2 import Environment
@@ -32,7 +33,9 @@ def to_html(tables: Sequence[Table], runs: Sequence[Run]) -> str:
             tables=tables,
             runs=runs,
             numbers={run.folder: number for number, run in enumerate(runs, 1)},
-            forests={table.name: [(name, forest(table, name, some)) for name, some in table.charted] for table in tables},
+            forests={
+                table.name: [(name, forest(table, name, some)) for name, some in table.charted] for table in tables
+            },
             closer=closer_looks([run for run in runs if isinstance(run, Evaluation)]),
             steered=steered_looks([run for run in runs if isinstance(run, Steering)]),
             timed=[(run, time_bars(run.result.rows)) for run in runs if isinstance(run, Timing)],
@@ -46,4 +49,6 @@ def to_html(tables: Sequence[Table], runs: Sequence[Run]) -> str:
 def _environment() -> Environment:
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
+    environment.filters["score"] = lambda value: f"{value:.3f}".replace("-", "−") if isfinite(value) else "no number"
+    environment.filters["share"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
     return environment

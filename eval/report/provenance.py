@@ -28,6 +28,8 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
         name = f"{above}{key}"
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{name}: ")
+        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            yield from _flat({f"{name} {number}": one for number, one in enumerate(value, 1)})
         elif isinstance(value, list):
             yield name, ", ".join(map(str, value)) or "none"
         else:

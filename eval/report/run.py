@@ -1,4 +1,4 @@
-"""The verb: finished evaluations in, the same tables out as Markdown, CSV, LaTeX and one page to open."""
+"""The verb: finished runs in, the same tables out as Markdown, CSV, LaTeX and one page to open."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from encode_pipeline.latents.disk import replace
 
 
 class ReportConfig(Settings):
-    """Which evaluations to set side by side."""
+    """Which runs to set side by side."""
 
-    runs: list[Path] = Field(description="folders that `zero-shot` and `retrieval` wrote")
+    runs: list[Path] = Field(
+        description="folders that zero-shot, retrieval, reno, geneval, compbench, i2p or timing wrote"
+    )
     out: Path = Field(Path("report"), description="folder for report.html, report.md, report.csv and report.tex")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from encode_pipeline.latents.spec import digest
-from eval.report.published import PublishedTable
+from eval.report.published import PublishedRow, PublishedTable
 from eval.report.runs import Read, told_apart
 
 PLAIN = "none"
@@ -24,24 +24,26 @@ class RewardFacts(Read):
     name: str
     reads: str
     weight: float = 1.0
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    weights_sha256: str = ""
+    step: int | None = None
+    model: str | None = None
+    tag: str | None = None
+    """Of OpenCLIP's published weights, where the model has some."""
+    concept: str | None = None
+    """What it turns from."""
 
     @property
     def kind(self) -> str:
         return self.name.partition("-")[0]
 
     @property
-    def model(self) -> str | None:
+    def asked(self) -> str | None:
         """Its model as one asks for it; None of a reward without one."""
-        return self.provenance.get("name")
-
-    @property
-    def weights(self) -> str:
-        return str(self.provenance.get("weights_sha256", ""))
+        return f"{self.model}/{self.tag}" if self.tag else self.model
 
     @property
     def text(self) -> str:
-        return ": ".join(part for part in (WORDS.get(self.kind, self.kind), self.model) if part)
+        return ": ".join(part for part in (WORDS.get(self.kind, self.kind), self.asked) if part)
 
 
 class PromptFacts(Read):
@@ -81,7 +83,7 @@ class Setup(Read):
 
     @property
     def model(self) -> str | None:
-        return self.rewards[0].model if len(self.rewards) == 1 else None
+        return self.rewards[0].asked if len(self.rewards) == 1 else None
 
     @property
     def name(self) -> str:
@@ -98,12 +100,12 @@ class Setup(Read):
         """Of the reward, or of the generator where there is none; of several rewards a hash of all."""
         if not self.rewards:
             return str(self.generator.get("weights_sha256", ""))
-        return self.rewards[0].weights if len(self.rewards) == 1 else digest(self.identity)
+        return self.rewards[0].weights_sha256 if len(self.rewards) == 1 else digest(self.identity)
 
     @property
     def identity(self) -> list[Any]:
         """What is the same for two runs that made pictures in the same way."""
-        rewards = [[reward.name, reward.weight, reward.weights] for reward in self.rewards]
+        rewards = [[reward.name, reward.weight, reward.weights_sha256, reward.concept] for reward in self.rewards]
         way = [self.method, self.steps, self.recipe if self.rewards else None]
         return [self.folder, self.generator.get("weights_sha256"), rewards, way]
 
@@ -116,10 +118,15 @@ class Setup(Read):
             return []
         return [f"pictures by {name}, where the paper has {wanted}"]
 
+    def row_in(self, paper: PublishedTable) -> PublishedRow | None:
+        """The paper's row of the same reward and model."""
+        if self.reward == PLAIN and self.unlike(paper):
+            return None  # another generator's own pictures
+        return paper.row_of(self.model, reward=self.reward)
+
 
 def names_of(setups: Sequence[Setup]) -> Mapping[str, str]:
     """A name for each way in which pictures were made, unlike that of any other."""
     by_key = {digest(setup.identity): setup for setup in setups}
-    steps = {key: setup.rewards[0].provenance.get("step") if setup.rewards else None for key, setup in by_key.items()}
-    weights = {key: setup.weights for key, setup in by_key.items()}
-    return told_apart({key: setup.name for key, setup in by_key.items()}, steps, weights)
+    steps = {key: setup.rewards[0].step if setup.rewards else None for key, setup in by_key.items()}
+    return told_apart({key: setup.name for key, setup in by_key.items()}, steps, {key: key for key in by_key})

@@ -32,7 +32,6 @@ def steering_table(runs: Sequence[Steering]) -> Table:
             rows.append(Row(name, cells))
     about = [
         "risen: the share of pictures whose kept noise has a lower loss than the one they began with",
-        "scores as each reward gives them, higher is better; of `avoiding`, one less the cosine to what is avoided",
-        *(f"{run.name}: {run.subject}" for run in runs),
+        "scores as each reward gives them, higher is better; of avoiding, one less the cosine to what is avoided",
     ]
     return Table("steering", "Steered", about, list(COLUMNS), rows, unit="")

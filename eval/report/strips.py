@@ -11,13 +11,14 @@ from markupsafe import Markup
 from PIL import Image
 
 from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.spec import digest
 from encode_pipeline.preview.show import thumbnail
 from encode_pipeline.records import Pixels
 from eval.report.curves import BAND, Single, curves
 from eval.report.steering import Steering
 from eval.steering.folder import IMAGES, Item
 
-EXTREMES, PLAIN_ONES, LINES, FRAMES = 3, 6, 8, 6
+EXTREMES, PLAIN_ONES, LINES, FRAMES = 4, 8, 8, 6
 """Shown: items that rose most and least; of a run that nothing steered, items; lines beside those; steps of an item."""
 CURVES_OF = 1000
 """Items: more are not read for the curves, but so many evenly from first to last."""
@@ -43,6 +44,8 @@ class Strip:
     prompt: str
     kept: int
     frames: list[Frame]
+    before: Pixels | None
+    """What the same noise comes to without steering, decoded, where another run has it."""
     picture: Pixels | None
     """What was kept, decoded."""
     ends: dict[str, tuple[float, float]]
@@ -55,34 +58,41 @@ class SteeredLook:
 
     run: Steering
     charts: list[tuple[str, Markup]]
-    kept: str
-    """Which iterates were kept, in a sentence."""
+    numbers: list[tuple[str, str, str]]
+    """What it came to: a name, a number, and more on it."""
     groups: list[tuple[str, list[Strip]]]
     notes: list[str]
 
 
 def steered_looks(runs: Sequence[Steering]) -> list[SteeredLook]:
     """A look for each run of pictures."""
-    return [_look(run) for run in runs]
+    plain = {_start(run): run for run in runs if not run.result.rewards}
+    return [_look(run, plain.get(_start(run)) if run.result.rewards else None) for run in runs]
 
 
-def _look(run: Steering) -> SteeredLook:
+def _start(run: Steering) -> str:
+    """What is the same for two runs that set out from the same noise under the same prompts."""
+    prompts, generator = run.result.prompts, run.result.generator
+    told = [run.written.get(name) for name in ("steps", "size", "seed", "seeds", "method")]
+    return digest([prompts.sha256, prompts.samples, generator.get("weights_sha256"), *told])
+
+
+def _look(run: Steering, plain: Steering | None) -> SteeredLook:
     groups, rewarded = _chosen(run), bool(run.result.rewards)
     items = {number: run.item(number) for _, numbers in groups for number in numbers}
-    notes = [f"{one['item']} has no picture: {one['reason']}." for one in run.result.failures[:EXTREMES]]
+    notes = [f"Avoided: “{reward.concept}”" for reward in run.result.rewards if reward.concept]
+    notes += [f"{one['item']} has no picture: {one['reason']}." for one in run.result.failures[:EXTREMES]]
     if not any((run.folder / IMAGES).glob("*.png")):
         notes.append("Nothing was decoded: the pictures are the latents in colours.")
     charts: list[tuple[str, Markup]] = []
-    kept = ""
     if rewarded:
         sample = np.unique(np.linspace(0, run.result.n - 1, min(run.result.n, CURVES_OF)).astype(int)).tolist()
         read = {number: items.get(number) or run.item(number) for number in sample}
         charts = [(reward.text, _curves(run, reward.name, read, groups)) for reward in run.result.rewards]
-        kept = _kept(run)
         if len(sample) < run.result.n:
             notes.append(f"The curves are of {len(sample):,} pictures, evenly from all {run.result.n:,}.")
-    strips = [(name, [_strip(run, number, items[number]) for number in numbers]) for name, numbers in groups]
-    return SteeredLook(run, charts, kept, strips, notes)
+    strips = [(name, [_strip(run, plain, number, items[number]) for number in numbers]) for name, numbers in groups]
+    return SteeredLook(run, charts, _numbers(run) if rewarded else [], strips, notes)
 
 
 def _chosen(run: Steering) -> list[tuple[str, list[int]]]:
@@ -119,16 +129,31 @@ def _row(item: Item, reward: str) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _kept(run: Steering) -> str:
-    """Which iterates were kept."""
-    kept = np.array([line["kept"] for line in run.run.lines])
-    first = int((kept <= 0).sum())
-    low, middle, high = np.percentile(kept, [BAND[0], 50, BAND[1]]).round().astype(int)
-    of = f"The iterate that is kept is number {middle} in the middle, from {low} to {high} for most"
-    return f"{of}; for {first:,} of {len(kept):,} it is the one that nothing was done to."
+def _numbers(run: Steering) -> list[tuple[str, str, str]]:
+    """How many items improved, what each reward rose by, and which iterates were kept."""
+    found: list[tuple[str, str, str]] = []
+    for reward in run.result.rewards:
+        measured = run.measured(reward.name)
+        if not found and (risen := measured.get("risen")):
+            about = f"of {run.result.n:,} pictures [{risen.low:.0f}, {risen.high:.0f}]"
+            found.append(("improved", f"{risen.value:.0f} %", about))
+        if rise := measured.get("rise"):
+            first, kept = measured["first"].value, measured["kept"].value
+            name = f"mean {reward.name}, from {_signed(first)} to {_signed(kept)}"
+            interval = f"[{_signed(rise.low, '+')}, {_signed(rise.high, '+')}], prompts drawn anew"
+            found.append((name, _signed(rise.value, "+"), interval))
+    iterates = np.array([line["kept"] for line in run.run.lines])
+    low, middle, high = np.percentile(iterates, [BAND[0], 50, BAND[1]]).round().astype(int)
+    first_kept = f"most {low} to {high}; for {int((iterates <= 0).sum()):,} the one that nothing was done to"
+    found.append(("iterate kept, in the middle", str(middle), first_kept))
+    return found
 
 
-def _strip(run: Steering, number: int, item: Item) -> Strip:
+def _signed(value: float | None, sign: str = "-") -> str:
+    return "" if value is None else f"{value:{sign}.3f}".replace("-", "−")
+
+
+def _strip(run: Steering, plain: Steering | None, number: int, item: Item) -> Strip:
     line = run.run.lines[number]
     main = run.result.rewards[0].name if run.result.rewards else None
     at = list(range(len(item.previews)))
@@ -140,7 +165,8 @@ def _strip(run: Steering, number: int, item: Item) -> Strip:
         score = float(item.scores[main][iteration]) if main else None
         frames.append(Frame(iteration, item.previews[place], score))
     ends = {name: (float(run.ends[name][number][0]), float(run.ends[name][number][1])) for name in line["scores"]}
-    return Strip(line["item"], number, line["prompt"], line["kept"], frames, _picture(run, line["item"]), ends)
+    before = _picture(plain, line["item"]) if plain else None
+    return Strip(line["item"], number, line["prompt"], line["kept"], frames, before, _picture(run, line["item"]), ends)
 
 
 def _picture(run: Steering, name: str) -> Pixels | None:

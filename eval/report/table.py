@@ -52,13 +52,13 @@ class Cell:
 
     @property
     def text(self) -> str:
-        return f"{self.value:.{self.digits}f}"
+        return f"{self.value:.{self.digits}f}".replace("-", "−")
 
     @property
     def interval(self) -> str:
         if self.low is None or self.high is None:
             return ""
-        return f"[{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]"
+        return f"[{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]".replace("-", "−")
 
     def to_dict(self) -> dict[str, Any]:
         """What scripts see."""

@@ -18,7 +18,7 @@ def timing_table(timings: Sequence[Timing]) -> Table:
     """A row for each way to steer, with what the paper says of the same model."""
     paper = published("table2")
     columns = [
-        Column("seconds_per_iter", "Time (s)", "per iter.", "seconds_per_iter", paper="seconds_per_iter", digits=3),
+        Column("seconds_per_iter", "Time (s)", "per iter.", "seconds_per_iter", digits=3),
         Column("seconds_total", "Time (s)", "total", "seconds_total", paper="seconds_total", digits=2),
     ]
     for part, (group, title) in PARTS.items():
@@ -26,8 +26,8 @@ def timing_table(timings: Sequence[Timing]) -> Table:
     ours = []
     for run in timings:
         for row in run.result.rows:
-            reasons = {id(run): reasons_of(run, row, paper)}
-            theirs = paper.row_of(row.setup.model, reward=row.setup.reward) if row.rewards else None
+            reasons = {id(run): reasons_of(run, paper)}
+            theirs = run.setup_of(row).row_in(paper)
             beside = [theirs.values.get(column.paper or "") if theirs else None for column in columns]
             cells = [
                 cell_of(column, _measured(run, row, column), reasons, value)
@@ -69,18 +69,17 @@ def timed_for(setup: Setup, timings: Sequence[Timing]) -> tuple[Timing, TimedRow
             for run in timings
             for row in run.result.rows
             if run.result.generator.get("weights_sha256") == setup.generator.get("weights_sha256")
-            and [(one.name, one.weights) for one in row.rewards] == [(one.name, one.weights) for one in setup.rewards]
+            and run.setup_of(row).reward == setup.reward
+            and [one.weights_sha256 for one in row.rewards] == [one.weights_sha256 for one in setup.rewards]
             and row.batch_size == 1
         ),
         None,
     )
 
 
-def reasons_of(run: Timing, row: TimedRow, paper: PublishedTable) -> tuple[str, ...]:
+def reasons_of(run: Timing, paper: PublishedTable) -> tuple[str, ...]:
     """Why a time cannot stand beside the paper's."""
     found = list(run.reasons)
     if str(paper.data["hardware"]).removeprefix("NVIDIA ") not in run.device:
         found.append(f"timed on {run.device}, where the paper has {paper.data['hardware']}")
-    if row.batch_size != 1:
-        found.append(f"{row.batch_size} pictures at once")
     return tuple(dict.fromkeys(found))

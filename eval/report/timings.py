@@ -19,6 +19,7 @@ PARTS = {
     "backward reward": ("Backward", "reward"),
     "backward decode": ("Backward", "decode"),
     "backward generator": ("Backward", "generator"),
+    "update": ("Noise", "update"),
 }
 """Of an iteration, in the order in which they come: group and name."""
 
@@ -32,11 +33,6 @@ class TimedRow(Read):
     seconds_per_iter: float = Field(gt=0)
     seconds_total: float = Field(gt=0)
     parts: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def setup(self) -> Setup:
-        """What it is a timing of, as far as a row of a table goes by it."""
-        return Setup(rewards=self.rewards)
 
     def seconds_of(self, metric: str) -> float | None:
         """Of a whole iteration, of all, or of a part; None of a part that it does not have."""
@@ -55,6 +51,10 @@ class TimedPair(Read):
     ratio: float
     low: float | None = None
     high: float | None = None
+    saved_per_iter: float | None = None
+    """Share of an iteration with pixels that one with latents does without."""
+    decode_share: float | None = None
+    """Share of an iteration with pixels that decoding takes, there and back."""
 
 
 class Result(Read):
@@ -91,6 +91,10 @@ class Timing(Run):
     def device(self) -> str:
         device = str(self.result.hardware.get("device"))
         return str(self.result.hardware.get("cpu") or device) if device == "cpu" else device
+
+    def setup_of(self, row: TimedRow) -> Setup:
+        """What a row is a timing of."""
+        return Setup(generator=self.result.generator, rewards=row.rewards)
 
     @property
     def told(self) -> str:

@@ -78,7 +78,9 @@ def _imagenet(runs: list[Evaluation], paper: PublishedTable) -> Table:
     about += [*_way_texts(runs, paper), *_prompt_texts(runs)]
     if not runs:
         about = ["none of ours was measured on ImageNet", *(f"({way}) {text}" for way, text in paper.ways.items())]
-    return Table("imagenet", "ImageNet", about, columns, rows, theirs, paper, pairs_of(sets), by_group(columns) if runs else [])
+    return Table(
+        "imagenet", "ImageNet", about, columns, rows, theirs, paper, pairs_of(sets), by_group(columns) if runs else []
+    )
 
 
 def _other_classes(runs: list[Evaluation], paper: PublishedTable) -> Table:
