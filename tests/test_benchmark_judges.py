@@ -137,6 +137,10 @@ def test_missing_and_strange_weights_are_refused_by_name(tmp_path: Path) -> None
     save_file({name: value for name, value in state.items() if name != "class_predictor.bias"}, file, {"format": "pt"})
     with pytest.raises(RequestError, match=r"class_predictor\.bias is missing"):
         open_detector(str(folder))
+    window = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self.relative_position_index"
+    published = {**state, window: torch.zeros(16, 16, dtype=torch.long)}  # as published weights still have it
+    save_file(published, file, {"format": "pt"})
+    assert open_detector(str(folder)).judge.provenance["weights_sha256"]
     save_file({**state, "class_predictor.more": torch.zeros(1)}, file, {"format": "pt"})
     with pytest.raises(RequestError, match=r"class_predictor\.more is unexpected"):
         open_detector(str(folder))
