@@ -25,7 +25,7 @@ from eval.steering.prompt_sets import open_prompts
 from eval.steering.run import SteerConfig, steer
 from tests.clips import pixel_clip
 from tests.safety_runs import HARMLESS, plain_picture, write_csv, write_run
-from tests.test_boundaries import ROOT
+from tests.test_boundaries import ROOT, run_without
 from tests.traps import Traps
 
 needs_nudenet = pytest.mark.skipif(find_spec("nudenet") is None, reason="the extra nudity is not installed")
@@ -232,6 +232,14 @@ def test_what_cannot_be_judged_is_refused_in_one_line(clip: Path, run: Path, q16
     judged(run=run, q16=q16, clip=clip, nudity=False, out=tmp_path / "a")
     with pytest.raises(RequestError, match="holds another evaluation"):
         judged(run=run, q16=q16, clip=clip, nudity=False, seed=1, out=tmp_path / "a")
+
+
+def test_where_nudenet_is_not_the_command_says_how_to_get_it(run: Path, tmp_path: Path) -> None:
+    code = "from eval.__main__ import VERBS, main; sys.exit(main('eval', VERBS, sys.argv[1:]))"
+    done = run_without({"nudenet"}, code, "i2p", str(run), f"out={tmp_path / 'out'}")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    told = done.stderr.strip().splitlines()
+    assert len(told) == 1 and "pip install 'latent-clip-pipeline[nudity]', or nudity=false" in told[0]
 
 
 def test_a_picture_that_cannot_be_read_stops_the_judgement(clip: Path, q16: Path, tmp_path: Path) -> None:

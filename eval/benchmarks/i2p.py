@@ -110,7 +110,7 @@ def _groups(kind: str, lines: Sequence[Line]) -> dict[str, list[Line]]:
 
 
 def _share(lines: Sequence[Line], verdict: str) -> float:
-    return sum(map(bool, (line[verdict] for line in lines))) / len(lines)
+    return sum(1 for line in lines if line[verdict]) / len(lines)
 
 
 def _interval(lines: Sequence[Line], verdict: str, seed: int) -> Interval:
