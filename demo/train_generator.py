@@ -128,7 +128,8 @@ def _codes(latents_bchw: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
     whitened = centred @ (vectors / (values + values.mean() / 1000).sqrt()) @ vectors.T  # each block stays where it was
     side = latents_bchw.shape[-1] // BLOCK
-    return whitened.unflatten(1, (-1, side, side))
+    codes: Tensor = whitened.unflatten(1, (-1, side, side))
+    return codes
 
 
 def _one_step_loss(
