@@ -154,17 +154,16 @@ def _signed(value: float | None, sign: str = "-") -> str:
 
 
 def _strip(run: Steering, plain: Steering | None, number: int, item: Item) -> Strip:
-    line = run.run.lines[number]
-    main = run.result.rewards[0].name if run.result.rewards else None
+    line, names = run.run.lines[number], [reward.name for reward in run.result.rewards]
     at = list(range(len(item.previews)))
     if len(at) > FRAMES:
         at = [at[place] for place in np.unique(np.linspace(0, len(at) - 1, FRAMES).round().astype(int))]
     frames = []
     for place in at:
         iteration = int(item.preview_at[place])
-        score = float(item.scores[main][iteration]) if main else None
+        score = float(item.scores[names[0]][iteration]) if names else None
         frames.append(Frame(iteration, item.previews[place], score))
-    ends = {name: (float(run.ends[name][number][0]), float(run.ends[name][number][1])) for name in line["scores"]}
+    ends = {name: (float(run.ends[name][number][0]), float(run.ends[name][number][1])) for name in names}
     before = _picture(plain, line["item"]) if plain else None
     return Strip(line["item"], number, line["prompt"], line["kept"], frames, before, _picture(run, line["item"]), ends)
 
