@@ -88,9 +88,10 @@ bench: $(STAMP) ## measured rates on this machine, as JSON
 soak: $(STAMP) ## twenty minutes of a random fault every few seconds on a small fleet, then every sample accounted for
 	$(BIN)/python -m tests.soak
 
+# The extra nudity is not in it: whoever asks for it takes on the AGPL.
 lock: $(STAMP) ## resolve the two requirements.lock anew
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-header --no-annotate \
-	  --no-emit-index-url pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra gcs --no-header \
+	  --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url download/requirements.in --output-file download/requirements.lock
 
