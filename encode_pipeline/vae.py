@@ -50,7 +50,7 @@ def load_vae(name: str) -> LoadedVae:
 
     diffusers_logging.set_verbosity_error()
     classes: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
-    looks_local = name.startswith((".", "/", "~")) or Path(name).exists()
+    looks_local = is_local(name)
     where = str(Path(name).expanduser()) if looks_local else name
     if looks_local and not Path(where).is_dir():
         raise RequestError(f"vae: {name}: no such directory")
@@ -87,6 +87,11 @@ def load_vae(name: str) -> LoadedVae:
     with torch.inference_mode():
         mean, std = posterior(model, torch.zeros(1, 3, probe, probe))
     return LoadedVae(model, identify(name, model), std is not None, mean.shape[1], probe // mean.shape[2])
+
+
+def is_local(name: str) -> bool:
+    """Whether a name means a directory, there or not: on the hub are ORGANISATION/NAME and NAME."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
 
 
 class AveragedPixels(torch.nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import digest
-from encode_pipeline.vae import LoadedVae, load_vae
+from encode_pipeline.vae import LoadedVae, is_local, load_vae
 from eval import tiny_generator as tiny
 from eval.denoise import Schedule
 
@@ -137,7 +137,7 @@ def load_generator(name: str, device: torch.device | None = None, dtype: torch.d
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
     }
-    local = name.startswith((".", "/", "~")) or Path(name).exists()
+    local = is_local(name)
     where = str(Path(name).expanduser().absolute()) if local else name
     if local and not (Path(where) / "model_index.json").is_file():
         raise RequestError(f"generator: {name}: no diffusers pipeline here (no model_index.json)")

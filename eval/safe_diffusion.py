@@ -19,7 +19,7 @@ from torch import Tensor
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.records import Pixels
-from encode_pipeline.vae import LoadedVae, load_vae, weights_sha256
+from encode_pipeline.vae import LoadedVae, is_local, load_vae, weights_sha256
 from eval.generator import RANDOM, whole
 
 HYPER_STRONG = {
@@ -83,7 +83,7 @@ def load_safe_diffusion(name: str, device: torch.device, dtype: torch.dtype) -> 
     diffusers_logging.set_verbosity_error()  # of every long prompt it would print what it cuts off
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    local = name.startswith((".", "/", "~")) or Path(name).exists()
+    local = is_local(name)
     where = str(Path(name).expanduser().absolute()) if local else name
     told = f"generator: {name}"
     if local and not (Path(where) / "model_index.json").is_file():

@@ -201,6 +201,7 @@ def test_what_is_wrong_with_a_pipeline_is_one_line(tiny_pipeline: Path, tmp_path
     assert said.startswith(f"generator: {folder}: ") and says in said and "\n" not in said
 
 
-def test_a_folder_that_is_no_pipeline(small_vae: Path) -> None:
+@pytest.mark.parametrize("name", ["{small_vae}", "runs/that/is-not-there"])  # names on the hub have one slash at most
+def test_a_folder_that_is_no_pipeline(small_vae: Path, name: str) -> None:
     with pytest.raises(RequestError, match=r"no diffusers pipeline here \(no model_index.json\)"):
-        load_generator(str(small_vae))
+        load_generator(name.format(small_vae=small_vae))
