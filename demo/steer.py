@@ -70,7 +70,7 @@ def steer_demo(config: SteerConfig) -> dict[str, Any]:
     steps.command(
         "timing", "eval", ["timing", f"prompts={asked}", rewards, "iterations=20", "repeats=3", *words, f"out={timing}"]
     )
-    shown = [str(folders[name]) for name in ("clip", "not-red")]
+    shown = [str(folder) for folder in folders.values()]
     steps.command("report", "eval", ["report", *shown, str(timing), f"out={config.out / 'report'}"])
     return dict(steps.steps["report"]["result"])
 
