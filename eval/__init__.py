@@ -19,5 +19,6 @@ labelled_latents.py    what it starts from; generate_shard.py one tar of it, as 
 rewards.py      how well pictures do, on latents or pixels (seen_pixels.py), with gradients
 reno.py         noise optimised towards a reward; steering/ what is steered by it
 timing.py       what that takes, latents against pixels
+benchmarks/     what such pictures are worth, by GenEval, T2I-CompBench and I2P; and the official scorers' layouts
 report/         results side by side, the paper's beside ours
 """

@@ -8,7 +8,9 @@ from typing import Any
 
 from encode_pipeline.latents.command import Verb, main
 from eval.baselines import ModelsConfig, list_models, show_models
+from eval.benchmarks.compbench import CompbenchConfig
 from eval.benchmarks.export import ExportConfig
+from eval.benchmarks.geneval import GenevalConfig
 from eval.generated_imagenet import GenerateConfig
 from eval.report.run import ReportConfig
 from eval.retrieval import RetrievalConfig
@@ -92,6 +94,24 @@ def show_timing(result: Mapping[str, Any]) -> str:
     return show(result)
 
 
+def run_geneval(config: GenevalConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.geneval import geneval
+
+    return geneval(config)
+
+
+def run_compbench(config: CompbenchConfig) -> Mapping[str, Any]:
+    from eval.benchmarks.compbench import compbench
+
+    return compbench(config)
+
+
+def show_scores(result: Mapping[str, Any]) -> str:
+    from eval.benchmarks.scoring import show
+
+    return show(result)
+
+
 def run_report(config: ReportConfig) -> Mapping[str, Any]:
     from eval.report.run import report
 
@@ -118,6 +138,8 @@ VERBS = {
         show_exported,
     ),
     "timing": Verb(TimingConfig, run_timing, "how long steering takes, latents against pixels", show=show_timing),
+    "geneval": Verb(GenevalConfig, run_geneval, "judge pictures of GenEval's prompts", "run", show_scores),
+    "compbench": Verb(CompbenchConfig, run_compbench, "judge pictures of T2I-CompBench's prompts", "run", show_scores),
     "tiny-generator": Verb(TinyGeneratorConfig, tiny_generator, "a tiny SDXL pipeline to try commands with", "out"),
     "report": Verb(ReportConfig, run_report, "results side by side, the paper's beside ours", "runs", show_report),
 }

@@ -14,8 +14,8 @@ from encode_pipeline.latents.command import RequestError
 from eval.clip import Loaded, PixelClip
 from train.model import NO_CODE
 
-POSITIONS = ".position_ids"
-"""0, 1, 2, …, which old versions of transformers kept with the weights."""
+POSITIONS = (".position_ids", ".relative_position_index")
+"""What is counted and not learned, which old versions of transformers kept with the weights."""
 
 
 class Towers(nn.Module):

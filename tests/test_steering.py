@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from encode_pipeline.latents.command import RequestError, build
+from encode_pipeline.latents.command import CheckFailed, RequestError, build
 from encode_pipeline.latents.spec import LatentSpec, convert_scale
 from encode_pipeline.preview.rgb import latents_to_rgb
 from encode_pipeline.records import Sample
@@ -193,7 +195,7 @@ def test_a_reward_that_is_no_number_makes_a_broken_item_and_not_a_picture(
     run = SteeredRun.open(tmp_path / "run")
     assert run.lines[0]["loss"] == [None, None] and run.lines[0]["not_finite"] == 2
     assert not list((tmp_path / "run").glob("images/*.png"))
-    with pytest.raises(Exception, match=r"000000-000\.png: not there: no iterate has a finite loss"):
+    with pytest.raises(CheckFailed, match=r"000000-000\.png: not there: no iterate has a finite loss"):
         prompt_pictures(tmp_path / "run")
 
 
@@ -259,7 +261,7 @@ def test_decoding_may_come_later_and_changes_nothing_else(
     prompts = geneval_file(tmp_path / "evaluation_metadata.jsonl")
     more = {"reward": f"clip:{checkpoint}", "iterations": 2, "samples": 1, "previews": 0}
     steer(asked(prompts, tiny_pipeline, tmp_path / "run", **more, decode=False))
-    with pytest.raises(Exception, match=r"000000-000\.png: not there \(4 of 4 are not\)"):
+    with pytest.raises(CheckFailed, match=r"000000-000\.png: not there \(4 of 4 are not\)"):
         prompt_pictures(tmp_path / "run")
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*") if path.suffix != ".yaml"}
     files |= {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "items").glob("*")}
@@ -272,3 +274,32 @@ def test_decoding_may_come_later_and_changes_nothing_else(
     item = SteeredRun.open(tmp_path / "run").read("000000-000")
     assert item.previews.shape == (0, 8, 8, 3) and item.preview_at.size == 0
     assert json.loads(json.dumps(item.about["about"])) == SteeredRun.open(tmp_path / "run").lines[0]["about"]
+
+
+def test_a_damaged_run_is_refused_by_file_and_line(steered: SteeredRun, tmp_path: Path) -> None:
+    run = shutil.copytree(steered.path, tmp_path / "run")
+    item = run / "items" / "000001-000.npz"
+    whole = item.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(whole), 300):
+        item.write_bytes(whole[:at])
+        with pytest.raises(CheckFailed, match=r"^[^\n]*000001-000\.npz: damaged: [^\n]*$"):
+            SteeredRun.open(run).read("000001-000")
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        item.write_bytes(flipped)
+        with suppress(CheckFailed):  # a bit of a time or a name may be of no consequence
+            assert SteeredRun.open(run).read("000001-000").about["item"] == "000001-000"
+    lines = (run / "items.jsonl").read_text().splitlines(keepends=True)
+    for spoilt, says in (
+        (lines[:-1], r"items\.jsonl: 5 items, result\.json says 6"),
+        ([*lines[:2], '{"item": 3}\n', *lines[3:]], r"items\.jsonl: line 3: damaged: not an item"),
+        ([*lines[:5], lines[5][:20]], "damaged: "),
+    ):
+        (run / "items.jsonl").write_text("".join(spoilt))
+        with pytest.raises(CheckFailed, match=says):
+            SteeredRun.open(run)
+    (run / "items.jsonl").write_text("".join(lines))
+    (run / "result.json").write_text('{"task": "geneval"}')
+    with pytest.raises(RequestError, match=r"result\.json: is of 'geneval', not of a run that made pictures"):
+        SteeredRun.open(run)

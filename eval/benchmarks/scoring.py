@@ -174,6 +174,21 @@ def score(scoring: Scoring, ranks: Ranks) -> dict[str, Any]:
     return result
 
 
+def show(result: Mapping[str, Any]) -> str:
+    """The result as a person reads it."""
+    numbers = {**result["metrics"], **({} if result["aesthetic"] is None else {"aesthetic": result["aesthetic"]})}
+    width = max(map(len, numbers))
+    lines = [f"{result['task']} on {result['n']} pictures of {result['run']['address']}"]
+    for name, value in numbers.items():
+        low, high = result["intervals"][name]
+        lines.append(f"  {name:<{width}}  {value:.3f} ({low:.3f} to {high:.3f})")
+    if left_out := result.get("not_measured"):
+        lines.append(f"not measured: {', '.join(left_out)}")
+    if result["not_comparable"]:
+        lines.append(f"not comparable: {'; '.join(result['not_comparable'])}")
+    return "\n".join(lines)
+
+
 def require_kind(pictures: PromptPictures, *kinds: str) -> None:
     """Refuses pictures of other prompts than a benchmark's own."""
     if pictures.kind not in kinds:
@@ -182,11 +197,12 @@ def require_kind(pictures: PromptPictures, *kinds: str) -> None:
 
 
 def by_prompt(lines: Iterable[Mapping[str, Any]], key: str) -> list[float]:
-    """The mean of each prompt's pictures: what is drawn anew for an interval, as its pictures are alike."""
+    """What is drawn anew for an interval: the mean of each prompt, whose pictures are alike; of one alone, pictures."""
     values: dict[int, list[float]] = {}
     for line in lines:
         values.setdefault(line["number"], []).append(float(line[key]))
-    return [sum(each) / len(each) for each in values.values()]
+    only = list(values.values())
+    return only[0] if len(only) == 1 else [sum(each) / len(each) for each in only]
 
 
 def rounded(value: float) -> float:

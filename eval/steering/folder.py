@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from eval.parts import RESULT
-from eval.steering.prompt_sets import Prompt
+from eval.steering.prompt_sets import SAMPLES, Prompt
 
 TASK = "steering"
 ITEMS, IMAGES, LINES, CONFIG = "items", "images", "items.jsonl", "config.yaml"
@@ -88,7 +89,17 @@ class Item:
             return cls(about, scores=scores, **arrays)
         except FileNotFoundError:
             raise CheckFailed(f"{path}: not there") from None
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        # A flipped bit may also ask for a password, or for more memory than there is.
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OSError,
+            EOFError,
+            RuntimeError,
+            MemoryError,
+            zipfile.BadZipFile,
+        ) as error:
             raise CheckFailed(f"{path}: damaged: {' '.join(str(error).split())}") from None
 
 
@@ -113,11 +124,16 @@ class SteeredRun:
         try:
             result = json.loads(place.read_bytes())
             lines = [json.loads(line) for line in (path / LINES).read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckFailed(f"{path}: damaged: {' '.join(str(error).split())}") from None
         if not isinstance(result, dict) or result.get("task") != TASK:
             kind = result.get("task") if isinstance(result, dict) else type(result).__name__
             raise RequestError(f"{place}: is of {kind!r}, not of a run that made pictures ({TASK!r})")
+        prompts, reasons = result.get("prompts"), result.get("not_comparable")
+        if not isinstance(prompts, dict) or prompts.get("kind") not in SAMPLES or not isinstance(reasons, list):
+            raise CheckFailed(f"{place}: damaged: does not say of what prompts its pictures are")
+        if wrong := [number for number, line in enumerate(lines, 1) if not _is_line(line)]:
+            raise CheckFailed(f"{path / LINES}: line {wrong[0]}: damaged: not an item")
         if result.get("n") != len(lines):
             raise CheckFailed(f"{path / LINES}: {len(lines)} items, {RESULT} says {result.get('n')}")
         return cls(path, result, lines)
@@ -148,3 +164,10 @@ class SteeredRun:
         for line in self.lines:
             number, _, sample = str(line["item"]).partition("-")
             yield Prompt(int(number), line["prompt"], line["about"]), int(sample), line["item"]
+
+
+def _is_line(line: Any) -> bool:
+    """Whether it says whose picture it is of which prompt."""
+    if not isinstance(line, dict) or not isinstance(line.get("prompt"), str) or not isinstance(line.get("about"), dict):
+        return False
+    return re.fullmatch(r"\d{6,}-\d{3,}", str(line.get("item"))) is not None

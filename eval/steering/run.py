@@ -55,8 +55,8 @@ class SteerConfig(Settings):
     out: Path = Field(description="folder for all that is kept; the same command goes on")
     reward: str | list[str] | dict[str, float] | None = Field(
         None,
-        description="KIND:ADDRESS, several in [], or {KIND:ADDRESS: weight}; kinds are clip, pick, hps, avoid; without "
-        "one, pictures as the generator makes them",
+        description="KIND:ADDRESS, several in [], or {KIND:ADDRESS: weight}; kinds are clip, pick, hps, avoid, "
+        "aesthetic; without one, pictures as the generator makes them",
     )
     concepts: str | None = Field(
         None, description="what avoid: turns from: i2p, cultural or a text; by default i2p, of prompts=cultural its own"
