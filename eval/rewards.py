@@ -2,7 +2,6 @@
 
     from diffusers import AutoPipelineForText2Image
     from eval.rewards import LatentClipReward
-
     pipe = AutoPipelineForText2Image.from_pretrained("stabilityai/sdxl-turbo")
     reward = LatentClipReward("runs/b8", pipe.vae)
     latents = pipe([prompt] * 8, num_inference_steps=1, guidance_scale=0.0, output_type="latent").images
@@ -13,7 +12,6 @@ A reward of one's own is a class with a name, what it reads, and a score of each
     class Bright(Reward):
         name = "bright"
         reads = "pixels"
-
         def score(self, images_bchw, prompts):
             return images_bchw.mean(dim=(1, 2, 3))
 """
