@@ -72,7 +72,7 @@ class SteerConfig(Settings):
         "own", description="`file` takes the noise from the seeds in I2P's table, as diffusers draws it"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="what the generator computes in; auto is bfloat16 on a GPU and float32 on a CPU"
+        "auto", description="what all models compute in; auto is bfloat16 on a GPU and float32 on a CPU"
     )
     checkpointing: bool = Field(False, description="less memory, more time: activations are made twice")
     compile: bool = Field(False, description="have torch compile the generator and the rewards")
@@ -135,7 +135,14 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
     objective = None
     if config.reward is not None:
         concepts = config.concepts or ("cultural" if prompts.kind == "cultural" else "i2p")
-        objective = open_objective(config.reward, vae.model, concepts, config.checkpointing, config.compile)
+        objective = open_objective(
+            config.reward,
+            vae.model,
+            concepts,
+            checkpointing=config.checkpointing,
+            compiled=config.compile,
+            dtype=DTYPES[dtype],  # of all models alike, as published
+        )
         for reward in objective.rewards:
             if reward.reads == "latents":  # of another size, they are refused before the folder is claimed
                 reward.score(torch.randn(1, *shape, device=ranks.device), [""])
