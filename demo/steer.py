@@ -51,7 +51,9 @@ def steer_demo(config: SteerConfig) -> dict[str, Any]:
     steps = StepLog(config, config.out)
     generator = config.generator or _trained(config, steps)
     pixel_tower = config.out / "pixel-tower"
-    steps.do("pixel-tower", f"an untrained CLIP of pixels in {pixel_tower}", lambda: _pixel_tower(config, pixel_tower))
+    steps.do(
+        "pixel-tower", f"an untrained CLIP of pixels in {pixel_tower}", lambda: make_pixel_tower(config, pixel_tower)
+    )
     asked, red = config.out / "prompts.txt", config.out / "red.txt"
     steps.do("prompts", f"{config.prompts} prompts in {asked} and {red}", lambda: _prompts(config, asked, red))
     words = [f"generator={generator}", f"steps={config.steps}", f"batch_size={config.batch_size}"]
@@ -117,7 +119,7 @@ def _prompts(config: SteerConfig, asked: Path, red: Path) -> dict[str, Any]:
     return {"prompts": config.prompts}
 
 
-def _pixel_tower(config: SteerConfig, out: Path) -> dict[str, Any]:
+def make_pixel_tower(config: SteerConfig, out: Path) -> dict[str, Any]:
     """A folder as OpenCLIP reads them."""
     import torch
     from open_clip import CLIP
