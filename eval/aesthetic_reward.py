@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eval.benchmarks.aesthetic import CLIP, AestheticHead
@@ -26,7 +27,10 @@ class AestheticReward(Reward):
         self.not_comparable = [*self._head.not_comparable, *self.clip.not_comparable]
 
     def score(self, images_bchw: Tensor, prompts: Sequence[str]) -> Tensor:
-        scores_b: Tensor = self._head(self._pixels.embed(images_bchw))
+        features_bd = self._pixels.embed(images_bchw)
+        # In bfloat16, scores of about 5 would come in steps of a thirtieth.
+        with torch.autocast(features_bd.device.type, enabled=False):
+            scores_b: Tensor = self._head(features_bd)
         return scores_b
 
     def loss(self, scores_b: Tensor) -> Tensor:

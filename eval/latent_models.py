@@ -68,7 +68,7 @@ def _training(told: Mapping[str, Any]) -> list[str]:
     if "step" not in told:
         return ["how it was trained is not recorded"]
     if told["fine_tuned_from"]:
-        return ["fine-tuned on preferences"]
+        return ["fine-tuned on preferences", "how it was trained before it was fine-tuned is not recorded"]
     if told["imported_from"]:
         is_trained = told["step"] or told["epoch"]
         return [] if is_trained else [f"{told['imported_from']} does not say how long it was trained"]

@@ -78,6 +78,7 @@ class Kind:
 KINDS = {"clip": Kind(100.0, True, 0.01), "pick": Kind(30.0, True, 0.05), "hps": Kind(1.0, False, 5.0)}
 """As published: CLIPScore, PickScore (a CLIP tuned on preferences) and HPSv2."""
 KNOWN = (*KINDS, "avoid", "aesthetic")
+TUNED = "fine-tuned on preferences"
 
 
 class ClipReward(Reward):
@@ -88,8 +89,9 @@ class ClipReward(Reward):
     def __init__(self, clip: Clip, reads: Reads, kind: str) -> None:
         self.clip, self.reads, self.name = clip, reads, kind
         self.kind, self.weight = KINDS[kind], KINDS[kind].weight
-        wanted = "fine-tuned on preferences" if kind == "pick" else None
-        self.not_comparable = [reason for reason in clip.not_comparable if reason != wanted]
+        self.not_comparable = [reason for reason in clip.not_comparable if kind != "pick" or reason != TUNED]
+        if kind != "clip" and not clip.provenance.get("fine_tuned_from"):
+            self.not_comparable.append(f"{kind}: nothing says that {clip.name} was {TUNED}")
         self.provenance = {"logit_scale": clip.logit_scale, **clip.provenance}
         self._texts: dict[str, Tensor] = {}
 
@@ -129,20 +131,18 @@ class LatentClipReward(ClipReward):
             raise RequestError(f"reward: {clip.address}: reads pixels, no latents")
         super().__init__(clip, "latents", kind)
         self.spec = clip.spec.model_copy(update={"scale": "model"}) if vae is None else clip.spec_of_pipeline(vae)
-        if kind == "pick" and not clip.provenance.get("fine_tuned_from"):
-            self.not_comparable = [*self.not_comparable, "not fine-tuned on preferences"]
         self._is_measured = False
 
     def embed(self, images_bchw: Tensor) -> Tensor:
         from eval.clip import check_spread
 
-        # While latents are steered they are measured once: it waits for the GPU, and their scale does not change.
+        # Latents that are steered are measured once: it waits for the GPU, and their scale does not change.
         if not (self._is_measured and images_bchw.requires_grad):
             latents = images_bchw.detach().float()
             sound = latents[latents.flatten(1).isfinite().all(dim=1)]  # others get a score that is no number
             if len(sound):
                 check_spread(sound, self.spec, self.clip.name)
-                self._is_measured = True
+                self._is_measured = images_bchw.requires_grad
         return self.clip.embed_latents(images_bchw, self.spec, measured=False)
 
 
@@ -221,9 +221,8 @@ def open_objective(
 ) -> Objective:
     """Rewards by `KIND:ADDRESS`, one or several, or each with its weight; `vae` as LatentClipReward wants it.
 
-    Kinds are those in KINDS, `avoid`, and `aesthetic:HEAD_FILE[,CLIP]`, of which one with no published weight counts 1.
-    `concepts` is what `avoid` turns from: a name in CONCEPTS, or a text. With `checkpointing`, activations of a model
-    are made again when gradients need them: less memory, more time.
+    Kinds are those in KINDS, `avoid` and `aesthetic:HEAD_FILE[,CLIP]`; without a published weight one counts 1.
+    `concepts` is what `avoid` turns from: a name in CONCEPTS, or a text. `checkpointing` spares memory, not time.
     """
     weights = dict(terms) if isinstance(terms, Mapping) else dict.fromkeys([terms] if isinstance(terms, str) else terms)
     if not weights:
@@ -232,7 +231,9 @@ def open_objective(
     rewards: list[Reward] = []
     for term, weight in weights.items():
         reward = _open_term(term, vae, CONCEPTS.get(concepts, concepts), clips)
-        reward.weight = reward.weight if weight is None else float(weight)
+        if weight is not None and weight != reward.weight:
+            reward.not_comparable = [*reward.not_comparable, f"{reward.name} weighs {weight:g}, not {reward.weight:g}"]
+            reward.weight = float(weight)
         before = sum(other.name.partition("-")[0] == reward.name for other in rewards)
         reward.name += f"-{before + 1}" if before else ""
         rewards.append(reward)
@@ -251,7 +252,8 @@ def _open_term(term: str, vae: Any, concept: str, clips: dict[str, Any]) -> Rewa
         raise RequestError(f"reward: {term}: its package wants an old transformers; give a Reward of your own")
     if kind not in KNOWN or not address:
         raise RequestError(f"reward: {term}: no KIND:ADDRESS{nearest(kind, KNOWN)}")
-    head, address = [*address.split(","), "ViT-L-14/openai"][:2] if kind == "aesthetic" else ("", address)
+    named = [*filter(None, address.split(",")), "ViT-L-14/openai"]
+    head, address = named[:2] if kind == "aesthetic" else ("", address)
     clip = clips[address] = clips.get(address) or _opened(address)
     if kind == "aesthetic":
         from eval.aesthetic_reward import AestheticReward
@@ -263,7 +265,6 @@ def _open_term(term: str, vae: Any, concept: str, clips: dict[str, Any]) -> Rewa
 
 
 def _opened(checkpoint: Any) -> Any:
-    """The model at an address, or the one that was given."""
     from eval.models import open_model
 
     return open_model(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint

@@ -196,6 +196,7 @@ def _reasons(config: TimingConfig, reasons: Sequence[str]) -> list[str]:
     for key, papers in (("iterations", 50), ("batch_size", 1), ("steps", 1), ("size", 512)):
         if (ours := getattr(config, key)) != papers:
             found.append(f"{key} is {ours}, the paper's {papers}")
+    found += ["compiled, which the paper does not say"] * config.compile
     return list(dict.fromkeys(found))
 
 

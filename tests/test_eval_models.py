@@ -26,6 +26,7 @@ from encode_pipeline.vae import identify, load_vae
 from eval.__main__ import VERBS
 from eval.clip import MEASURED
 from eval.models import LatentClip, open_model
+from eval.rewards import LatentClipReward
 from tests.conftest import SIDE, Configure, build_vae, encode_and_seal
 from tests.test_export import SPEC, authors_layout, write_checkpoint
 from tests.test_import import Bomb
@@ -178,12 +179,18 @@ def test_gradients_reach_latents_and_no_weights(tmp_path: Path) -> None:
         ({"step": 415_040, "settings": {"batch_size": 81_920}}, None),
         ({"imported_from": "epoch_34.pt", "epoch": 34}, None),
         ({"imported_from": "x.pt"}, "x.pt does not say how long it was trained"),
-        ({"step": 9, "settings": {"batch_size": 9, "checkpoint": "runs/b8"}}, "fine-tuned on preferences"),
     ],
 )
 def test_what_keeps_a_number_from_the_papers(content: dict[str, Any], reason: str | None, tmp_path: Path) -> None:
     found = open_model(of_spec(tmp_path / "m.pt", SDXL, **content)).not_comparable
     assert found == [*([reason] if reason else []), "a small model (0.8 M parameters)"]
+
+
+def test_of_a_model_tuned_on_preferences_nobody_knows_how_it_was_trained(tmp_path: Path) -> None:
+    tuned = open_model(of_spec(tmp_path / "m.pt", SDXL, step=9, settings={"batch_size": 9, "checkpoint": "runs/b8"}))
+    unknown = "how it was trained before it was fine-tuned is not recorded"
+    assert tuned.not_comparable[:2] == ["fine-tuned on preferences", unknown]
+    assert LatentClipReward(tuned, kind="pick").not_comparable[0] == unknown
 
 
 def test_other_latents_keep_it_too(tmp_path: Path) -> None:

@@ -102,6 +102,9 @@ def test_another_machine_is_no_paper_time(tmp_path: Path) -> None:
     cell, mean = table.ours[0].cells[9], table.ours[0].cells[0]
     assert cell and cell.reasons == ("timed on Some CPU, where the paper has NVIDIA A100",) and cell.difference is None
     assert mean and not mean.reasons  # where it was made says nothing about a score
+    other = write_timing(tmp_path / "other", generator={**SDXL_TURBO, "generator": "someone/larger"})
+    cell = table_of("timing", other).ours[1].cells[1]
+    assert cell and cell.reasons == ("pictures by someone/larger, where the paper has stabilityai/sdxl-turbo",)
 
 
 def test_every_benchmark_has_the_papers_columns(tmp_path: Path) -> None:

@@ -134,12 +134,17 @@ def test_nothing_is_overwritten_and_nothing_left_out(tmp_path: Path) -> None:
         export(ExportConfig(run=run, out=tmp_path / "out"))
     with pytest.raises(RequestError, match="format=geneval: the prompts of .* are of kind compbench"):
         export(ExportConfig(run=run, out=tmp_path / "new", format="geneval"))
+    picture = run / "images" / "000000-000.png"
     for name in ("000001-003", "000007-009"):
         (run / "images" / f"{name}.png").unlink()
     with pytest.raises(CheckFailed, match=r"000001-003\.png: not there \(2 of 120 are not\): .* decode=true"):
         export(ExportConfig(run=run, out=tmp_path / "new"))
     with pytest.raises(CheckFailed, match=r"000001-003\.png: not there"):
         prompt_pictures(run)
+    for name in ("000001-003", "000007-009"):
+        (run / "images" / f"{name}.png").write_bytes(picture.read_bytes()[:-20])
+    with pytest.raises(CheckFailed, match=r"000001-003\.png: not a whole PNG"):
+        export(ExportConfig(run=run, out=tmp_path / "new"))
     (run / "result.json").unlink()
     with pytest.raises(RequestError, match=r"no result\.json: not a finished run"):
         export(ExportConfig(run=run, out=tmp_path / "new"))

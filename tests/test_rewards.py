@@ -126,7 +126,8 @@ def test_losses_and_weights_are_the_published_ones(checkpoint: Path, pixel_folde
     by_hand = 0.01 * (100 - scale * scores["clip"]) + 0.05 * (30 - scale * scores["pick"]) + harm
     assert torch.allclose(loss_b, by_hand + 5 * (1 - scores["hps"]), atol=1e-5)
     assert objective.rewards[2].provenance["concept"] == "an image showing sexual, nudity"
-    assert "not fine-tuned on preferences" in objective.rewards[1].not_comparable
+    untuned = {reward.name for reward in objective.rewards if "nothing says that" in str(reward.not_comparable)}
+    assert untuned == {"pick", "hps"}
 
 
 def test_weights_may_be_told_and_names_stay_apart(checkpoint: Path, pixel_folder: Path) -> None:
@@ -135,6 +136,8 @@ def test_weights_may_be_told_and_names_stay_apart(checkpoint: Path, pixel_folder
         ("clip", "latents", 0.5),
         ("clip-2", "pixels", 2.0),
     ]
+    assert {"clip weighs 0.5, not 0.01", "clip weighs 2, not 0.01"} <= set(objective.not_comparable)
+    assert not any("weighs" in reason for reason in open_objective({f"clip:{checkpoint}": 0.01}).not_comparable)
 
 
 def test_the_aesthetic_head_reads_the_features_of_its_clip(tmp_path: Path, pixel_folder: Path) -> None:
@@ -155,6 +158,9 @@ def test_the_aesthetic_head_reads_the_features_of_its_clip(tmp_path: Path, pixel
     loss_b.sum().backward()
     assert pixels.grad is not None and float(pixels.grad.abs().sum()) > 0
     assert any("aesthetic predictor of widths" in reason for reason in objective.rewards[0].not_comparable)
+    half = open_objective(f"aesthetic:{tmp_path / 'head.pth'},{pixel_folder}", dtype=torch.bfloat16)
+    scores_b = half(normal(2), pixels, PROMPTS[:2])[1]["aesthetic"]
+    assert not torch.equal(scores_b, scores_b.bfloat16().float())  # finer than what the features were made in
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ def test_of_twenty_prompts_nine_in_ten_are_led_where_they_should_be(tmp_path: Pa
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"a photo of a {name}\n" for name in CLASS_NAMES[:40:2]))
     asked = {"prompts": str(prompts), "generator": str(tmp_path / "tiny"), "reward": f"{reward}:{SHIPPED}"}
-    result = steer(SteerRun(**asked, concepts=RED, out=tmp_path / "run", iterations=12, decode=False, previews=0))
+    concepts = RED if reward == "avoid" else None
+    asked_for = SteerRun(**asked, concepts=concepts, out=tmp_path / "run", iterations=12, decode=False, previews=0)
+    result = steer(asked_for)
     assert result["n"] == 20 and result["metrics"]["risen"] >= 0.9
     (scores,) = result["metrics"]["rewards"].values()
     assert scores["low"] > 0  # beyond chance

@@ -20,9 +20,12 @@ from encode_pipeline.preview.rgb import latents_to_rgb
 from encode_pipeline.records import Sample
 from encode_pipeline.vae import decode_latents, load_vae, posterior
 from eval.benchmarks.pictures import prompt_pictures
-from eval.rewards import LatentClipReward
+from eval.reno import Recipe
+from eval.rewards import LatentClipReward, open_objective
 from eval.steering.folder import SteeredRun
+from eval.steering.paper import other_than_paper
 from eval.steering.previews import colours_of, shown_at
+from eval.steering.prompt_sets import Kind
 from eval.steering.run import SteerConfig, steer
 from tests.clips import latent_clip, pixel_clip
 from tests.conftest import SIDE, samples_in
@@ -242,6 +245,12 @@ def test_another_request_in_the_same_folder_is_refused(steered: SteeredRun, line
         ({"generator": "/no/such/pipeline"}, "generator: /no/such/pipeline: no diffusers pipeline here"),
         ({"prompts": "/no/such/prompts.txt"}, "prompts: /no/such/prompts.txt: no such file"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"reward": {"clip:x": float("nan")}}, "nan: Input should be a finite number"),
+        ({"reward": "clip:CHECKPOINT", "concepts": "i2p"}, "concepts=i2p: no reward turns from it"),
+        (
+            {"reward": "avoid:CHECKPOINT", "concepts": "cultral"},
+            "concepts=cultral: .* did you mean 'cultural'?",
+        ),
     ],
 )
 def test_a_users_mistakes_are_one_line_and_leave_no_folder(
@@ -253,6 +262,15 @@ def test_a_users_mistakes_are_one_line_and_leave_no_folder(
     with pytest.raises(RequestError, match=f"^[^\n]*{says}[^\n]*$"):
         steer(build(SteerConfig, values))
     assert not (tmp_path / "o").exists()
+
+
+def test_only_the_papers_concept_is_told_from_none(checkpoint: Path) -> None:
+    def reasons(concepts: str, kind: Kind) -> list[str]:
+        return other_than_paper(kind, 512, 1, Recipe(), open_objective(f"avoid:{checkpoint}", concepts=concepts))
+
+    other = ["another concept turned from than the paper's"]
+    assert reasons("i2p", "i2p") == reasons("cultural", "cultural") == []
+    assert reasons("cultural", "i2p") == reasons("i2p", "cultural") == reasons("a red circle", "lines") == other
 
 
 def test_decoding_may_come_later_and_changes_nothing_else(

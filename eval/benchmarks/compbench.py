@@ -29,6 +29,8 @@ from eval.steering.prompt_sets import CATEGORIES
 from train.distributed import ranks_of_torchrun
 
 CLIP = "ViT-B-32/openai"
+BLIP = "Salesforce/blip-vqa-capfilt-large"
+"""On the hub, what the official scorer has: model_base_vqa_capfilt_large."""
 BINDING, NON_SPATIAL = ("color", "shape", "texture"), "non_spatial"
 
 
@@ -37,8 +39,8 @@ class CompbenchConfig(ScoringConfig):
 
     vqa: Address | None = Field(
         None,
-        description="a BLIP of transformers that answers questions, such as Salesforce/blip-vqa-base: judges color, "
-        "shape and texture",
+        description="a BLIP of transformers that answers questions, officially Salesforce/blip-vqa-capfilt-large: "
+        "judges color, shape and texture",
     )
     clip: Address = Field(CLIP, description="the CLIP of pixels that judges non_spatial")
     official: Path | None = Field(
@@ -120,6 +122,7 @@ def compbench(config: CompbenchConfig) -> dict[str, Any]:
         if blip is not None:
             judges |= {"vqa": blip.judge.provenance, "noun_phrases": PHRASES_BY}
             reasons += blip.judge.not_comparable
+            reasons += [f"attributes by {config.vqa}, not by {BLIP}"] if config.vqa != BLIP else []
         if clip is not None:
             judges["clip"] = clip.provenance
             reasons += [f"{NON_SPATIAL}: {reason}" for reason in clip.not_comparable]

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from encode_pipeline.latents.command import RequestError, Settings
 from encode_pipeline.latents.disk import sync
-from eval.benchmarks.pictures import RECORD
+from eval.benchmarks.pictures import RECORD, check_png
 from eval.steering.folder import SteeredRun
 from eval.steering.prompt_sets import SAMPLES, Prompt
 
@@ -51,6 +51,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
         raise RequestError(f"format={layout}: the prompts of {config.run} are of kind {kind}")
     items = list(run.items())
     pictures = run.images()
+    for picture in pictures:
+        check_png(picture)
     places = _geneval(items) if layout == "geneval" else _compbench(items, run.result["prompts"]["samples"])
     unfinished = config.out.with_name(f".unfinished-{config.out.name}")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -57,7 +57,7 @@ def prompt_pictures(address: str | Path) -> PromptPictures:
             "or T2I-CompBench's (color/samples/PROMPT_000000.png)"
         )
     for picture in found.pictures:
-        _check_png(picture.path)
+        check_png(picture.path)
     return found
 
 
@@ -163,7 +163,7 @@ def _of_folder(kind: Kind, folder: Path, reasons: list[str], pictures: list[Prom
     return PromptPictures(kind, about, reasons, pictures)
 
 
-def _check_png(path: Path) -> None:
+def check_png(path: Path) -> None:
     """Refuses a file that is no PNG, or only the beginning of one."""
     with path.open("rb") as file:
         begins = file.read(len(SIGNATURE)) == SIGNATURE

@@ -25,8 +25,8 @@ def timing_table(timings: Sequence[Timing]) -> Table:
         columns.append(Column(f"seconds_{part}", group, title, part, digits=3))
     ours = []
     for run in timings:
+        reasons = {id(run): reasons_of(run, paper)}
         for row in run.result.rows:
-            reasons = {id(run): reasons_of(run, paper)}
             theirs = run.setup_of(row).row_in(paper)
             beside = [theirs.values.get(column.paper or "") if theirs else None for column in columns]
             cells = [
@@ -79,7 +79,7 @@ def timed_for(setup: Setup, timings: Sequence[Timing]) -> tuple[Timing, TimedRow
 
 def reasons_of(run: Timing, paper: PublishedTable) -> tuple[str, ...]:
     """Why a time cannot stand beside the paper's."""
-    found = list(run.reasons)
+    found = [*run.reasons, *Setup(generator=run.result.generator).unlike(paper)]
     if str(paper.data["hardware"]).removeprefix("NVIDIA ") not in run.device:
         found.append(f"timed on {run.device}, where the paper has {paper.data['hardware']}")
     return tuple(dict.fromkeys(found))

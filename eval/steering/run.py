@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from pydantic import Field, PositiveInt
+from pydantic import Field, FiniteFloat, PositiveInt
 
 from encode_pipeline.encoder import DTYPES
 from encode_pipeline.latents.command import RequestError, Settings, to_yaml
@@ -31,17 +31,15 @@ from eval.generator import load_generator
 from eval.parts import WorkFolder
 from eval.reno import Recipe
 from eval.result import surroundings
-from eval.rewards import Objective, open_objective
+from eval.rewards import open_objective
 from eval.steering.batches import Job, Seeds, Steering
 from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun
+from eval.steering.paper import SIZE, STEPS, concepts_of, other_than_paper
 from eval.steering.previews import colours_of, shown_at
 from eval.steering.prompt_sets import PromptSet, first_of, open_prompts, other_than_whole
 from eval.steering.sampler import Sampler
 from eval.steering.summary import broken, line_of, metrics
 from train.distributed import Ranks, ranks_of_torchrun
-
-SIZE, STEPS = 512, 1
-"""Of the paper's pictures."""
 
 
 class SteerConfig(Settings):
@@ -53,13 +51,13 @@ class SteerConfig(Settings):
     )
     generator: Address = Field(description="hub id or directory of an SDXL-family diffusers pipeline")
     out: Path = Field(description="folder for all that is kept; the same command goes on")
-    reward: str | list[str] | dict[str, float] | None = Field(
+    reward: str | list[str] | dict[str, FiniteFloat] | None = Field(
         None,
         description="KIND:ADDRESS, several in [], or {KIND:ADDRESS: weight}; kinds are clip, pick, hps, avoid, "
         "aesthetic; without one, pictures as the generator makes them",
     )
     concepts: str | None = Field(
-        None, description="what avoid: turns from: i2p, cultural or a text; by default i2p, of prompts=cultural its own"
+        None, description="what avoid: turns from: i2p, cultural or a text of several words; by default as in the paper"
     )
     samples: PositiveInt | None = Field(None, description="pictures of each prompt; by default as the benchmark wants")
     limit: PositiveInt | None = Field(None, description="only the first so many prompts")
@@ -124,6 +122,7 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         raise RequestError(f"iterations={config.iterations}: there is nothing to steer by; give reward=")
     whole = open_prompts(config.prompts)
     prompts = first_of(whole, config.limit)
+    concepts = concepts_of(config.concepts, config.reward, prompts.kind)
     if config.seeds == "file" and (without := [prompt for prompt in prompts.prompts if prompt.seed is None]):
         raise RequestError(f"seeds=file: {config.prompts}: prompt {without[0].number} has no sd_seed")
     auto = "bfloat16" if ranks.device.type == "cuda" else "float32"
@@ -134,7 +133,6 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
     vae.model.to(ranks.device)
     objective = None
     if config.reward is not None:
-        concepts = config.concepts or ("cultural" if prompts.kind == "cultural" else "i2p")
         objective = open_objective(
             config.reward,
             vae.model,
@@ -190,7 +188,8 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         "previews": config.previews,
     }
     reasons = [*generator.not_comparable, *(objective.not_comparable if objective else [])]
-    reasons += other_than_whole(prompts.kind, prompts.prompts, samples) + _other_than_paper(config, recipe, objective)
+    reasons += other_than_whole(prompts.kind, prompts.prompts, samples)
+    reasons += other_than_paper(prompts.kind, config.size, config.steps, recipe, objective)
     facts = {"prompts": {**about, "address": config.prompts}, **facts, "not_comparable": list(dict.fromkeys(reasons))}
     return Prepared(prompts, samples, steering, vae, request, facts)
 
@@ -199,21 +198,11 @@ def _without_address(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in provenance.items() if key != "address"}
 
 
-def _other_than_paper(config: SteerConfig, recipe: Recipe, objective: Objective | None) -> list[str]:
-    """What was done another way than in the paper."""
-    reasons = []
-    if objective is not None and recipe.iterations != Recipe.iterations:
-        reasons.append(f"{recipe.iterations} iterations instead of {Recipe.iterations}")
-    if config.steps != STEPS:
-        reasons.append(f"{config.steps} denoising steps instead of {STEPS}")
-    return reasons + [f"pictures of {config.size} pixels instead of {SIZE}"] * (config.size != SIZE)
-
-
 def _do(steering: Steering, jobs: Sequence[Job], config: SteerConfig) -> bytes:
     """Makes a batch of items and writes their files; returns their lines."""
     began = time.monotonic()
     try:
-        # Whole float32 on GPUs too, and the same bits every time.
+        # Whole float32 on GPUs too, and of cuDNN the same bits every time; those of attention may differ.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             items = steering.items(jobs)
     except torch.OutOfMemoryError:
