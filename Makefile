@@ -79,7 +79,7 @@ eval: $(STAMP) ## zero-shot accuracy of CHECKPOINT on DATA, pictures or latents 
 table1-demo: $(STAMP) ## the paper's Table 1 in miniature: a latent tower against its twin of pixels; about an hour on two cores
 	$(BIN)/python -m demo table1 $(ARGS)
 
-steer-demo: $(STAMP) ## generation led by a latent tower, before anything is decoded, in miniature: about half an hour on two cores
+steer-demo: $(STAMP) ## generation led by a latent tower, before anything is decoded, in miniature: about half an hour
 	$(BIN)/python -m demo steer $(ARGS)
 
 bench: $(STAMP) ## measured rates on this machine, as JSON

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from encode_pipeline.latents.command import RequestError
 from encode_pipeline.preview.rgb import RgbMap
 from encode_pipeline.randomness import posterior_noise, seed_of
 from encode_pipeline.records import Pixels
@@ -18,7 +19,7 @@ from eval.reno import Recipe, optimise
 from eval.rewards import Objective
 from eval.steering.folder import Item, item_name
 from eval.steering.previews import as_pictures
-from eval.steering.prompt_sets import Prompt
+from eval.steering.prompt_sets import Prompt, PromptSet
 from eval.steering.sampler import Sampler
 
 Shape = tuple[int, int, int]
@@ -112,6 +113,12 @@ def noises_of(job: Job, count: int, shape: Shape, seed: int, seeds: Seeds) -> li
         ]
     chance = torch.Generator().manual_seed(seed_in_file(job))
     return [torch.randn((1, *shape), generator=chance)[0].numpy() for _ in range(count)]
+
+
+def check_seeds(seeds: Seeds, prompts: PromptSet) -> None:
+    """Refuses to draw from seeds in a file where a prompt has none."""
+    if seeds == "file" and (without := [prompt for prompt in prompts.prompts if prompt.seed is None]):
+        raise RequestError(f"seeds=file: {prompts.address}: prompt {without[0].number} has no sd_seed")
 
 
 def seed_in_file(job: Job) -> int:

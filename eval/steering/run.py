@@ -32,7 +32,7 @@ from eval.parts import WorkFolder
 from eval.reno import Recipe
 from eval.result import surroundings
 from eval.rewards import open_objective
-from eval.steering.batches import Job, Seeds, Steering
+from eval.steering.batches import Job, Seeds, Steering, check_seeds
 from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun
 from eval.steering.paper import SIZE, STEPS, concepts_of, other_than_paper
 from eval.steering.previews import colours_of, shown_at
@@ -123,8 +123,7 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
     whole = open_prompts(config.prompts)
     prompts = first_of(whole, config.limit)
     concepts = concepts_of(config.concepts, config.reward, prompts.kind)
-    if config.seeds == "file" and (without := [prompt for prompt in prompts.prompts if prompt.seed is None]):
-        raise RequestError(f"seeds=file: {config.prompts}: prompt {without[0].number} has no sd_seed")
+    check_seeds(config.seeds, prompts)
     auto = "bfloat16" if ranks.device.type == "cuda" else "float32"
     dtype = auto if config.dtype == "auto" else config.dtype
     generator = load_generator(config.generator, ranks.device, DTYPES[dtype])

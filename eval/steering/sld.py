@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 
 from encode_pipeline.encoder import DTYPES
-from encode_pipeline.latents.command import RequestError, Settings, to_yaml
+from encode_pipeline.latents.command import Settings, to_yaml
 from encode_pipeline.latents.disk import replace
 from encode_pipeline.randomness import seed_of
 from eval.evaluation import Address, as_lines
@@ -26,7 +26,7 @@ from eval.parts import WorkFolder
 from eval.reno import Recipe
 from eval.result import surroundings
 from eval.safe_diffusion import HYPER_STRONG, SafeDiffusion, load_safe_diffusion
-from eval.steering.batches import Job, Seeds, noises_of, seed_in_file
+from eval.steering.batches import Job, Seeds, check_seeds, noises_of, seed_in_file
 from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun
 from eval.steering.prompt_sets import first_of, open_prompts, other_than_whole
 from eval.steering.summary import line_of
@@ -59,8 +59,7 @@ def sld(config: SldConfig) -> dict[str, Any]:
     """Makes what is still missing, and says what it all comes to. Running it again goes on where it stopped."""
     with ranks_of_torchrun() as ranks:
         prompts = first_of(open_prompts(config.prompts), config.limit)
-        if config.seeds == "file" and (without := [prompt for prompt in prompts.prompts if prompt.seed is None]):
-            raise RequestError(f"seeds=file: {config.prompts}: prompt {without[0].number} has no sd_seed")
+        check_seeds(config.seeds, prompts)
         auto = "float16" if ranks.device.type == "cuda" else "float32"
         dtype = auto if config.dtype == "auto" else config.dtype
         generator = load_safe_diffusion(config.generator, ranks.device, DTYPES[dtype])
