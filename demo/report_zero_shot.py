@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from demo.charts import Counts
-from eval.report.classes import wilson
+from eval.intervals import wilson
 from eval.zero_shot import Prediction, metrics
 
 BOOTSTRAP_DRAWS = 10_000

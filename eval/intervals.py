@@ -6,6 +6,7 @@ then to draw how many come of each kind, which is the same in distribution, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 DRAWS = 10_000
+Z_95 = 1.959964
 LOW, HIGH = 0.025, 0.975
 NUMBERS_AT_ONCE = 1 << 20
 """In a block of draws: a few megabytes, however many kinds there are."""
@@ -43,8 +45,18 @@ def bootstrap(counts: Sequence[int] | Counts, statistic: Statistic, seed: int) -
     return float(low), float(high)
 
 
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share. It also holds at 0 and 1, where all that can be drawn anew is the same."""
+    share, z2 = right / n, Z_95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def share(right: int, total: int, seed: int) -> Interval:
     """Of the share of pictures that are right."""
+    if right in (0, total):
+        return wilson(right, total)
     return bootstrap([right, total - right], lambda counts: counts[:, 0] / total, seed)
 
 
@@ -68,6 +80,8 @@ def mean_share(right_of: Mapping[str, tuple[int, int]], seed: int) -> Interval:
 
 def share_of_parts(right: Sequence[int], parts: Sequence[int], seed: int) -> Interval:
     """Of the share of parts that are right, such as captions, where those of one picture are drawn together."""
+    if sum(right) in (0, sum(parts)):
+        return wilson(len(parts) if sum(right) else 0, len(parts))
     kinds, counts = np.unique(np.array([right, parts]), axis=1, return_counts=True)
     hits, sizes = kinds
 
@@ -82,6 +96,13 @@ def mean(values: Sequence[float], seed: int) -> Interval:
     """Of the mean of some numbers, one for each thing that might as well have been another."""
     numbers = np.asarray(values, np.float64)
     return bootstrap(np.ones(len(numbers), np.int64), lambda counts: counts @ numbers / len(numbers), seed)
+
+
+def mean_of_shares(shares: Sequence[float], seed: int) -> Interval:
+    """Of the mean of some shares, one for each thing that might as well have been another."""
+    if sum(shares) in (0, len(shares)):
+        return wilson(round(sum(shares)), len(shares))
+    return mean(shares, seed)
 
 
 def mean_of_means(groups: Sequence[Sequence[float]], seed: int) -> Interval:

@@ -113,7 +113,8 @@ def test_geneval_from_pictures_to_shares(detector: Path, clip: Path, head: Path,
     assert lines[5]["faults"] == ["0 of 1 zebra", f"nothing for the {name} to be above"]
     assert lines[0]["objects"][name][0][0] == pytest.approx(found[name][0].score, abs=1e-5)
     assert result["n"] == 6 and result["task"] == "geneval"
-    assert result["intervals"]["single"] == [1.0, 1.0]
+    low, high = result["intervals"]["single"]
+    assert low < 0.4 and high == 1  # one right picture is not much
     assert result["aesthetic"] == pytest.approx(sum(line["aesthetic"] for line in lines) / 6)
     reasons = "; ".join(result["not_comparable"])
     for said in (

@@ -25,7 +25,7 @@ from encode_pipeline.preview.rgb import fit_rgb_map, latents_to_rgb
 from encode_pipeline.preview.show import psnr
 from encode_pipeline.records import Reason
 from encode_pipeline.vae import load_vae
-from eval.report.classes import wilson
+from eval.intervals import wilson
 from eval.zero_shot import Prediction
 
 NAMES = ["red <ring>", "red star", "blue <ring>", "blue star"]

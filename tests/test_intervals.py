@@ -20,7 +20,6 @@ def test_the_interval_of_a_share_has_the_width_that_theory_gives() -> None:
     low, high = intervals.share(600, 1000, seed=0)
     half = 1.96 * np.sqrt(0.6 * 0.4 / 1000)
     assert (low, high) == pytest.approx((0.6 - half, 0.6 + half), abs=0.002)
-    assert intervals.share(5, 5, seed=0) == (1.0, 1.0)
 
 
 def test_the_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
@@ -70,3 +69,17 @@ def test_the_seed_decides() -> None:
     right_of = {str(number): (number % 7, 10) for number in range(1000)}
     assert intervals.mean_share(right_of, seed=3) == intervals.mean_share(right_of, seed=3)
     assert intervals.mean_share(right_of, seed=3) != intervals.mean_share(right_of, seed=4)
+
+
+def test_where_none_or_all_are_right_chance_still_has_its_say() -> None:
+    """Drawn anew, 20 right answers are 20 right answers; that says nothing of the next 20."""
+    assert intervals.share(20, 20, 0) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert intervals.share(0, 20, 0) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert intervals.share_of_parts([5] * 20, [5] * 20, 0) == intervals.share(
+        20, 20, 0
+    )  # 20 pictures, however many captions each
+    assert intervals.share_of_parts([0] * 20, [5] * 20, 0) == intervals.share(0, 20, 0)
+    assert intervals.mean_of_shares([1.0] * 20, 0) == intervals.share(20, 20, 0)
+    assert intervals.mean_of_shares([0.0] * 20, 0) == intervals.share(0, 20, 0)
+    some = [0.25] * 10 + [0.5] * 10
+    assert intervals.mean_of_shares(some, 0) == intervals.mean(some, 0)

@@ -97,7 +97,7 @@ def summary(lines: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     return {
         "metrics": {**shares, "mean": sum(shares.values()) / len(shares)},
         "intervals": {
-            **{name: intervals.mean(each, seed) for name, each in by_task.items()},
+            **{name: intervals.mean_of_shares(each, seed) for name, each in by_task.items()},
             "mean": intervals.mean_of_means(list(by_task.values()), seed),
         },
     }

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from eval.intervals import wilson
 from eval.report.evaluations import Answers
 
-Z_95 = 1.959964
 MATRIX_CLASSES = 60
 """More are no matrix any more, but a list of what is confused most."""
 
@@ -78,11 +77,3 @@ def confusion(answers: Answers) -> tuple[list[str], npt.NDArray[np.int64]]:
         if said is not None:
             counts[number[label], number[said]] += 1
     return names, counts
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share; unlike the textbook's, it holds near 0 and 1."""
-    share, z2 = right / n, Z_95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)

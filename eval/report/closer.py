@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from eval.intervals import wilson
 from eval.report.charts import confusion_matrix
-from eval.report.classes import MATRIX_CLASSES, ClassScore, class_scores, confused_pairs, confusion, wilson
+from eval.report.classes import MATRIX_CLASSES, ClassScore, class_scores, confused_pairs, confusion
 from eval.report.evaluations import Evaluation
 from eval.report.examples import Gallery, Look, gallery
 

@@ -56,7 +56,7 @@ def _table(table: Table) -> str:
 
 def _caption(table: Table) -> str:
     title = table.paper.title if table.paper else table.title
-    return f"{title}. {'. '.join(table.about)}. In brackets: 95 % bootstrap intervals."
+    return f"{title}. {'. '.join(table.about)}. In brackets: 95 % intervals."
 
 
 def _ours(table: Table, cell: Cell | None) -> str:
