@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from demo.judge import JudgeConfig, judge
 from demo.pairs import DemoPairs, write_demo_pairs
 from demo.run import DemoConfig, make_latents, run_demo
 from demo.steer import SteerConfig, steer_demo
@@ -30,6 +31,7 @@ VERBS = {
         "a generator of the world led by the shipped latent tower, towards its prompt and away from red; again: resume",
         show=lambda result: "\n".join(result[kind] for kind in ("md", "html")),
     ),
+    "judge": Verb(JudgeConfig, judge, "what a tower that took no part in it thinks of the steered pictures", "out"),
     "pairs": Verb(DemoPairs, write_demo_pairs, "preference pairs of the small world, as parquet like Pick-a-Pic's"),
 }
 

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from demo.judge import JudgeConfig, judge
 from demo.run import SHIPPED, VAE
 from demo.steer import RED, SteerConfig, steer_demo
 from demo.world import CLASS_NAMES
+from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.spec import LatentSpec
+from encode_pipeline.vae import PIXELS, load_vae
 from eval.generator import build_tiny_pipeline
 from eval.steering.folder import SteeredRun
 from eval.steering.run import SteerConfig as SteerRun
 from eval.steering.run import steer
+from tests.clips import latent_clip
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +71,13 @@ def test_of_twenty_prompts_nine_in_ten_are_led_where_they_should_be(tmp_path: Pa
     assert result["n"] == 20 and result["metrics"]["risen"] >= 0.9
     (scores,) = result["metrics"]["rewards"].values()
     assert scores["low"] > 0  # beyond chance
+
+
+def test_a_tower_that_took_no_part_is_asked(demo: SteerConfig, tmp_path: Path) -> None:
+    spec = LatentSpec(vae=load_vae(PIXELS).identity, shape=(3, 64, 64), image_size=512, views=1, recipe={}, seed=0)
+    twin = latent_clip(tmp_path / "twin.pt", spec)
+    found = judge(JudgeConfig(out=demo.out, checkpoint=twin))
+    assert list(found) == ["plain", "clip", "red", "not-red"]
+    assert all(0 <= each["named"] <= each["named_in_five"] <= each["pictures"] == 2 for each in found.values())
+    with pytest.raises(RequestError, match="not a tower of vae=pixels"):
+        judge(JudgeConfig(out=demo.out, checkpoint=SHIPPED))
