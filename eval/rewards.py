@@ -65,6 +65,11 @@ class Reward(ABC):
     def __call__(self, images_bchw: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.score(images_bchw, prompts)
 
+    def facts(self) -> dict[str, Any]:
+        """What a result says of it."""
+        told = {"name": self.name, "reads": self.reads, "weight": self.weight}
+        return {**told, "provenance": dict(self.provenance)}
+
 
 @dataclass(frozen=True)
 class Kind:

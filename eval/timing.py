@@ -18,6 +18,7 @@ from torch import Tensor
 from encode_pipeline.encoder import DTYPES
 from encode_pipeline.latents.command import Settings, to_yaml
 from encode_pipeline.latents.disk import replace
+from encode_pipeline.latents.spec import digest
 from encode_pipeline.randomness import posterior_noise, seed_of
 from eval.evaluation import Address
 from eval.generator import load_generator
@@ -85,7 +86,9 @@ def timing(config: TimingConfig) -> dict[str, Any]:
         ways.append(Way(_name(term, objective, [way.name for way in ways]), objective, config.iterations))
     bench = Bench(sampler, *_start(config, sampler))
     folder = WorkFolder(config.out)
-    folder.claim({"task": TASK, **config.model_dump(mode="json", exclude={"out"})})
+    facts = [reward.facts() for way in ways if way.objective for reward in way.objective.rewards]
+    asked = config.model_dump(mode="json", exclude={"out"})
+    folder.claim({"task": TASK, **asked, "models": digest([generator.identity(), facts])})  # other weights, other times
     if (found := folder.result()) is not None:
         return {"out": str(config.out), **found}
     replace(config.out / CONFIG, to_yaml(config).encode())
@@ -140,13 +143,7 @@ def row(way: Way, batch_size: int) -> dict[str, Any]:
     return {
         "name": way.name,
         "reads": rewards[0].reads if rewards else None,
-        "rewards": [
-            {
-                **{key: getattr(reward, key) for key in ("name", "reads", "weight")},
-                "provenance": dict(reward.provenance),
-            }
-            for reward in rewards
-        ],
+        "rewards": [reward.facts() for reward in rewards],
         "iterations": way.iterations,
         "batch_size": batch_size,
         **sorted(runs, key=lambda run: run["seconds_total"])[len(runs) // 2],

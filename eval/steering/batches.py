@@ -79,7 +79,7 @@ class Steering:
         previews = np.stack(shown, axis=1) if shown else np.zeros((len(jobs), 0, *self.shape[1:], 3), np.uint8)
         return [
             Item(
-                about=self._about(job, int(steered.kept_b[row])),
+                about=item_facts(job, int(steered.kept_b[row]), self.seed, self.seeds),
                 noise=_array(steered.noise_bchw[row]),
                 latents=_array(steered.latents_bchw[row]),
                 first=_array(steered.first_bchw[row]),
@@ -92,16 +92,18 @@ class Steering:
             for row, job in enumerate(jobs)
         ]
 
-    def _about(self, job: Job, kept: int) -> dict[str, Any]:
-        return {
-            "item": job.name,
-            "number": job.prompt.number,
-            "sample": job.sample,
-            "prompt": job.prompt.text,
-            "seed": self.seed if self.seeds == "own" else seed_in_file(job),
-            "kept": kept,
-            "about": dict(job.prompt.about),
-        }
+
+def item_facts(job: Job, kept: int, seed: int, seeds: Seeds) -> dict[str, Any]:
+    """What an item says of itself; `kept` is the iterate."""
+    return {
+        "item": job.name,
+        "number": job.prompt.number,
+        "sample": job.sample,
+        "prompt": job.prompt.text,
+        "seed": seed if seeds == "own" else seed_in_file(job),
+        "kept": kept,
+        "about": dict(job.prompt.about),
+    }
 
 
 def noises_of(job: Job, count: int, shape: Shape, seed: int, seeds: Seeds) -> list[npt.NDArray[np.float32]]:

@@ -20,8 +20,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.disk import replace
+from encode_pipeline.records import Pixels
 from eval.parts import RESULT
 from eval.steering.prompt_sets import SAMPLES, Prompt
 
@@ -36,6 +39,13 @@ Floats = npt.NDArray[np.float32]
 def item_name(number: int, sample: int) -> str:
     """How the item of a prompt's number and a sample's is called in every file."""
     return f"{number:06d}-{sample:03d}"
+
+
+def write_image(out: Path, item: str, pixels: Pixels) -> None:
+    """Writes the picture of an item, whole or not at all."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    replace(out / IMAGES / f"{item}.png", file.getvalue())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ prompts × samples ─▶ noise ─▶ latents ─▶ rewards ─▶ noise …  
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from pydantic import Field, FiniteFloat, PositiveInt
 
 from encode_pipeline.encoder import DTYPES
@@ -33,7 +31,7 @@ from eval.reno import Recipe
 from eval.result import surroundings
 from eval.rewards import open_objective
 from eval.steering.batches import Job, Seeds, Steering, check_seeds
-from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun
+from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun, write_image
 from eval.steering.paper import SIZE, STEPS, concepts_of, other_than_paper
 from eval.steering.previews import colours_of, shown_at
 from eval.steering.prompt_sets import PromptSet, first_of, open_prompts, other_than_whole
@@ -155,15 +153,7 @@ def _prepared(config: SteerConfig, ranks: Ranks) -> Prepared:
         colours=colours_of(vae) if config.previews else None,
         shown_at=shown_at(recipe.iterations, config.previews),
     )
-    rewards: list[dict[str, Any]] = [
-        {
-            "name": reward.name,
-            "reads": reward.reads,
-            "weight": reward.weight,
-            "provenance": dict(reward.provenance),
-        }
-        for reward in (objective.rewards if objective else ())
-    ]
+    rewards = [reward.facts() for reward in (objective.rewards if objective else ())]
     about = {"kind": prompts.kind, "sha256": prompts.sha256, "count": len(prompts.prompts), "samples": samples}
     facts: dict[str, Any] = {
         "generator": {**generator.identity(), "vae_sha256": vae.identity.weights_sha256},
@@ -225,9 +215,7 @@ def _decode_missing(out: Path, vae: LoadedVae, jobs: Sequence[Job], ranks: Ranks
         if broken(item):
             continue  # listed in the result
         raw = convert_scale(item.latents[None], vae.identity, "model", "raw")
-        file = io.BytesIO()
-        Image.fromarray(decode_latents(vae, raw)[0]).save(file, "PNG")
-        replace(out / IMAGES / f"{name}.png", file.getvalue())
+        write_image(out, name, decode_latents(vae, raw)[0])
         failpoint("after-payload", name)
     ranks.wait()
 

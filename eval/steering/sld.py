@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -14,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, PositiveInt
 
 from encode_pipeline.encoder import DTYPES
@@ -26,8 +24,8 @@ from eval.parts import WorkFolder
 from eval.reno import Recipe
 from eval.result import surroundings
 from eval.safe_diffusion import HYPER_STRONG, SafeDiffusion, load_safe_diffusion
-from eval.steering.batches import Job, Seeds, check_seeds, noises_of, seed_in_file
-from eval.steering.folder import CONFIG, IMAGES, ITEMS, LINES, TASK, Item, SteeredRun
+from eval.steering.batches import Job, Seeds, check_seeds, item_facts, noises_of
+from eval.steering.folder import CONFIG, ITEMS, LINES, TASK, Item, SteeredRun, write_image
 from eval.steering.prompt_sets import first_of, open_prompts, other_than_whole
 from eval.steering.summary import line_of
 from train.distributed import ranks_of_torchrun
@@ -127,15 +125,7 @@ def _make(generator: SafeDiffusion, jobs: Sequence[Job], config: SldConfig) -> b
     for row, job in enumerate(jobs):
         kept = latents[row].cpu().numpy()
         item = Item(
-            about={
-                "item": job.name,
-                "number": job.prompt.number,
-                "sample": job.sample,
-                "prompt": job.prompt.text,
-                "seed": config.seed if config.seeds == "own" else seed_in_file(job),
-                "kept": 0,
-                "about": dict(job.prompt.about),
-            },
+            about=item_facts(job, 0, config.seed, config.seeds),
             noise=noise[row],
             latents=kept,
             first=kept,
@@ -144,9 +134,7 @@ def _make(generator: SafeDiffusion, jobs: Sequence[Job], config: SldConfig) -> b
         )
         replace(config.out / ITEMS / f"{job.name}.npz", item.to_bytes())
         if np.isfinite(kept).all():
-            file = io.BytesIO()
-            Image.fromarray(pictures[row]).save(file, "PNG")
-            replace(config.out / IMAGES / f"{job.name}.png", file.getvalue())
+            write_image(config.out, job.name, pictures[row])
         lines.append(line_of(item))
     seconds = time.monotonic() - began
     print(f"{jobs[0].name} to {jobs[-1].name}: {len(jobs)} pictures in {seconds:.1f} s", file=sys.stderr, flush=True)
