@@ -70,6 +70,29 @@ def test_half_precision_is_near(tiny_pipeline: Path, dtype: torch.dtype) -> None
     assert 0 < float((made[0] - made[1]).abs().mean()) < 0.02
 
 
+def test_a_compiled_generator_makes_the_same(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced by torch's compiler, though not turned into machine code, which takes minutes."""
+    compiled: list[str] = []
+    really = torch.nn.Module.compile
+
+    def traced(self: torch.nn.Module, *args: Any, **more: Any) -> None:
+        compiled.append(type(self).__name__)
+        really(self, *args, backend="eager", **more)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    made = []
+    for is_compiled in (False, True):
+        sampler = Sampler(load_generator(str(tiny_pipeline)), compiled=is_compiled)
+        noise = normal(COUNT).requires_grad_()
+        pixels = sampler.decode(sampler.generate(PROMPTS[:COUNT])(noise))
+        (gradient,) = torch.autograd.grad(pixels.mean(), noise)
+        made.append((pixels.detach(), gradient))
+    assert compiled == ["UNet2DConditionModel", "Decoder"]
+    (pixels, gradient), (same, as_steep) = made
+    assert float((pixels - same).abs().max()) < 1e-4
+    assert float((gradient - as_steep).abs().max()) < 1e-3 * float(gradient.abs().max())
+
+
 def test_five_steps_are_too_many(tiny_pipeline: Path) -> None:
     with pytest.raises(RequestError, match="steps=5: a picture is steered through 1 to 4"):
         Sampler(load_generator(str(tiny_pipeline)), 5)

@@ -52,3 +52,9 @@ def test_every_part_has_its_time(asked: dict[str, str], tmp_path: Path) -> None:
         assert (
             row["parts"]["generator"] > 0 and row["parts"]["reward"] > 0 and row["parts"]["backward"]["generator"] > 0
         )
+
+
+def test_compiled_models_steer(asked: dict[str, str], tmp_path: Path) -> None:
+    words = {"prompts": asked["prompts"], "generator": asked["generator"], "reward": f"clip:{SHIPPED}"}
+    result = steer(SteerConfig(**words, out=tmp_path, iterations=6, compile=True))
+    assert result["ok"] and result["metrics"]["risen"] > 0
