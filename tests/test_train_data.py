@@ -549,3 +549,15 @@ def test_what_killed_writers_left_goes_and_what_is_being_written_stays(tmp_path:
     os.utime(tmp_path / "a", ns=(1, 1))
     folder.add("d", 100, lambda path: path.write_bytes(b"d" * 100))
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["c", "d"]
+
+
+def test_writers_at_once_leave_each_other_alone(tmp_path: Path) -> None:
+    """None is taken for dead between beginning its file and writing it."""
+
+    def write(writer: int) -> list[Path]:
+        folder = BoundedFolder(tmp_path, limit=10**6)
+        return [folder.add(f"{writer}-{number}", 1, lambda path: path.write_bytes(b"x")) for number in range(100)]
+
+    with ThreadPoolExecutor(4) as writers:
+        written = [path for paths in writers.map(write, range(4)) for path in paths]
+    assert len(written) == 400 and all(path.is_file() for path in written)

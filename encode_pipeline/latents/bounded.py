@@ -8,7 +8,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from encode_pipeline.latents.command import CheckFailed
@@ -52,8 +52,9 @@ class BoundedFolder:
         unfinished = target.with_name(f"{_ARRIVING}{size}-{uuid.uuid4().hex}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("xb") as mine:
-                with self._lock("room"):
+            with ExitStack() as writing:
+                with self._lock("room"):  # unmarked, it would be taken for what a killed writer left
+                    mine = writing.enter_context(unfinished.open("xb"))
                     fcntl.flock(mine, fcntl.LOCK_EX)  # as long as this process lives and writes
                     self._make_room()
                 write(unfinished)
