@@ -17,6 +17,7 @@ from encode_pipeline.config import (
     StoreRequest,
     VerifyRequest,
 )
+from encode_pipeline.estimate import PlanRequest, estimate, show_estimate
 from encode_pipeline.latents.command import CheckFailed, RequestError, Verb, main
 from encode_pipeline.latents.shard_check import check_shards
 from encode_pipeline.latents.spec import SpecError
@@ -27,10 +28,12 @@ from encode_pipeline.preference_tars import PairsRequest, write_pairs
 from encode_pipeline.progress import clock_text, cost_text
 
 
-def run_plan(config: EncodeConfig) -> Mapping[str, Any]:
+def run_plan(request: PlanRequest) -> Mapping[str, Any]:
+    if request.estimate:
+        return estimate(request)
     from encode_pipeline.run import plan
 
-    return plan(config)
+    return plan(request)
 
 
 def run_encode(config: EncodeConfig) -> Mapping[str, Any]:
@@ -146,6 +149,12 @@ def run_replay(request: ReplayRequest) -> Mapping[str, Any]:
     return replay(request)
 
 
+def show_plan(result: Mapping[str, Any]) -> str:
+    if "gpu_hours" in result:
+        return show_estimate(result)
+    return "\n".join(f"{key}: {value}" for key, value in result.items())
+
+
 def show_status(status: Mapping[str, Any]) -> str:
     shards, samples = status["shards"], status["samples"]
     state = "promoted" if status["promoted"] else "sealed" if status["sealed"] else "open"
@@ -221,7 +230,9 @@ def show_preview(result: Mapping[str, Any]) -> str:
 
 
 VERBS = {
-    "plan": Verb(EncodeConfig, run_plan, "what a run would do; nothing is written", "source"),
+    "plan": Verb(
+        PlanRequest, run_plan, "what a run would do, or with --estimate take; nothing is written", "source", show_plan
+    ),
     "run": Verb(EncodeConfig, run_encode, "encode every tar that is not done yet", "source", show_run),
     "status": Verb(StatusRequest, run_status, "where a store stands", "store", show_status, watch_status),
     "verify": Verb(VerifyRequest, run_verify, "check every byte against its commit", "store", show_verdict),

@@ -209,7 +209,8 @@ def build(settings: type[S], values: Mapping[str, Any]) -> S:
             elif item["type"] == "extra_forbidden":
                 problems.append(f"unknown key {where!r}{nearest(where, settings.model_fields)}")
             else:
-                problems.append(f"{where}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+                about = f"{where}={item['input']!r}: " if item["loc"] else ""  # else it is about several keys
+                problems.append(about + item["msg"].removeprefix("Value error, "))
         raise RequestError("; ".join(problems)) from None
 
 
