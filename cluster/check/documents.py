@@ -39,8 +39,6 @@ class Document:
     text: str
     value: Any = None
     lines: dict[Keys, int] = field(default_factory=dict)
-    texts: dict[Keys, int] = field(default_factory=dict)
-    """The line on which the text of a literal block begins."""
 
     def finding(self, keys: Keys, reason: str, line: int | None = None) -> Finding:
         return Finding(self.path, self.line(keys) if line is None else line, dotted(keys), reason)
@@ -53,14 +51,11 @@ class Document:
 
     def get(self, *keys: str | int) -> Any:
         """The value at the end of the way, or None."""
-        value = self.value
+        value: Any = self.value
         for key in keys:
-            if isinstance(value, dict) and key in value:
-                value = value[key]
-            elif isinstance(value, list) and isinstance(key, int) and key < len(value):
-                value = value[key]
-            else:
-                return None
+            keyed = isinstance(value, dict) and key in value
+            listed = isinstance(value, list) and isinstance(key, int) and key < len(value)
+            value = value[key] if keyed or listed else None
         return value
 
     def mapping(self, *keys: str | int) -> dict[str, Any]:
@@ -101,6 +96,7 @@ def read_documents(path: str, text: str) -> tuple[list[Document], list[Finding]]
     try:
         while loader.check_node():
             node = loader.get_node()
+            assert node is not None  # check_node says that there is one
             document = Document(path, text)
             document.lines[()] = node.start_mark.line + 1
             document.value = _build(loader, node, (), document, findings, ())
@@ -158,8 +154,6 @@ def _build(
                     document.finding((*keys, name), f"given twice, first on line {first}; the last one would win", line)
                 )
             document.lines[(*keys, name)] = line
-            if isinstance(inner, yaml.ScalarNode) and inner.style == "|":
-                document.texts[(*keys, name)] = inner.start_mark.line + 2
             built[name] = _build(loader, inner, (*keys, name), document, findings, above)
         return {**merged, **built}
     try:

@@ -18,12 +18,18 @@ from typing import Any
 import yaml
 
 DATA = Path(__file__).with_name("kuberay.json")
-KINDS = {"RayCluster": "ray.io_rayclusters.yaml", "RayJob": "ray.io_rayjobs.yaml", "RayCronJob": "ray.io_raycronjobs.yaml"}
+KINDS = {
+    "RayCluster": "ray.io_rayclusters.yaml",
+    "RayJob": "ray.io_rayjobs.yaml",
+    "RayCronJob": "ray.io_raycronjobs.yaml",
+}
 
 DEFINITIONS = "https://kubernetes.io/api/_definitions.json#/$defs/"
 """Where kubernetes-validate has Kubernetes' own schemas."""
 
-OF_KUBERNETES = {
+KEPT = ("type", "enum", "required", "minimum", "maximum", "minItems")
+
+OF_KUBERNETES: dict[str, str | list[str]] = {
     "template": "io.k8s.api.core.v1.PodTemplateSpec",
     "submitterPodTemplate": "io.k8s.api.core.v1.PodTemplateSpec",
     "headService": "io.k8s.api.core.v1.Service",
@@ -74,7 +80,7 @@ def _without_kubernetes(part: dict[str, Any]) -> dict[str, Any]:
     """A part of a CRD as strict JSON Schema, with references for what is Kubernetes' own."""
     if part.get("x-kubernetes-int-or-string"):
         return {"type": ["string", "integer"]}
-    kept = {name: part[name] for name in ("type", "enum", "required", "minimum", "maximum", "minItems") if name in part}
+    kept: dict[str, Any] = {name: part[name] for name in KEPT if name in part}
     if "properties" in part:
         kept["properties"] = {name: _property(name, inner) for name, inner in part["properties"].items()}
         kept["additionalProperties"] = False

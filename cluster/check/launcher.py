@@ -212,13 +212,14 @@ def _commands(document: Document, cloud: str) -> Iterator[Finding]:
                 yield from _stops(document, (*at, place), name, text, cloud)
     for name in ("head_start_ray_commands", "worker_start_ray_commands"):
         if cloud == "local" and document.get(name) is None:
-            yield document.finding((name,), "is missing, and Ray's own begin with `ray stop`, which ends every Ray there")
+            yield document.finding((name,), "is missing, and Ray's own begin with `ray stop`, which ends all Ray there")
 
 
 def _stops(document: Document, at: Keys, name: str, text: str, cloud: str) -> Iterator[Finding]:
     """`ray stop` ends every Ray of the user on a machine; only a machine that is the cluster's own bears that."""
+    bearable = cloud != "local" and name.endswith("start_ray_commands")
     with contextlib.suppress(ValueError):
-        if any(True for _ in ray_options(text, "stop")) and (cloud == "local" or not name.endswith("start_ray_commands")):
+        if not bearable and any(True for _ in ray_options(text, "stop")):
             where = "on a machine that others may use" if cloud == "local" else "whenever the files are brought anew"
             yield document.finding(at, f"`ray stop` would end every Ray there, {where}")
 

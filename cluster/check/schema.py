@@ -61,7 +61,7 @@ def _reason(error: ValidationError) -> str:
     value = error.instance
     if error.validator == "type":
         wanted = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
-        names = " or ".join(WORDS.get(kind, kind) for kind in wanted if kind != "null")
+        names = " or ".join(WORDS.get(str(kind), str(kind)) for kind in wanted if kind != "null")
         quotes = "; put it in quotes" if "string" in wanted and isinstance(value, (int, float, bool)) else ""
         return f"expected {names}, found {_kind(value)}{quotes}"
     if error.validator in ("oneOf", "anyOf"):
