@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ def run(request: CheckRequest) -> Mapping[str, Any]:
             raise RequestError(f"{path}: no such file")
         paths += files_under(path) if path.is_dir() else [path]
     paths = paths or shipped()
-    findings = check_files(paths, request.filled)
+    try:
+        findings = check_files(paths, request.filled)
+    except ModuleNotFoundError as error:
+        raise RequestError(f"{error.name} is not installed; it comes with latent-clip-pipeline[dev]") from None
     listed = [{"file": f.path, "line": f.line, "key": f.where, "reason": f.reason, "text": str(f)} for f in findings]
     return {"ok": not findings, "checked": len(paths), "findings": listed}
 
@@ -40,6 +43,12 @@ VERBS = {
     VERB: Verb(CheckRequest, run, "what is wrong with cluster files, one FILE:LINE: KEY: REASON each", VERB, show),
 }
 
+
+def command(argv: Sequence[str]) -> int:
+    """Exit status: 0 nothing found, 1 findings, 2 a wrong request."""
+    words = list(argv)
+    return main("cluster.check", VERBS, words if words[:1] == [VERB] else [VERB, *words])
+
+
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    sys.exit(main("cluster.check", VERBS, words if words[:1] == [VERB] else [VERB, *words]))
+    sys.exit(command(sys.argv[1:]))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.check.documents import PLACEHOLDER, Document, Finding, Keys, nearest
+from cluster.check.documents import PLACEHOLDER, nearest
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's own files, as they will lie on the machines."""
@@ -40,15 +40,21 @@ def simple_commands(text: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(re.sub(r"\\\n", " ", text).replace("\n", " ; "), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words: list[str] = []
+    to_file = False
     for word in [*lexer, ";"]:
         if word and set(word) <= set("();<>|&"):
-            if words:
+            to_file = bool(set(word) & set("<>"))
+            if to_file and words and words[-1].isdigit():
+                words.pop()
+            elif words and not to_file:
                 yield words
-            words = []
-            continue
-        if words and re.fullmatch(r"-[a-z]*c", words[-1]) and Path(words[0]).name in ("bash", "sh"):
-            yield from simple_commands(word)
-        words.append(word)
+                words = []
+        elif to_file:
+            to_file = False
+        else:
+            if words and re.fullmatch(r"-[a-z]*c", words[-1]) and Path(words[0]).name in ("bash", "sh"):
+                yield from simple_commands(word)
+            words.append(word)
 
 
 def ray_options(text: str, verb: str) -> Iterator[dict[str, str]]:
@@ -73,28 +79,30 @@ def _options(words: list[str]) -> dict[str, str]:
     return options
 
 
-def command_findings(document: Document, keys: Keys, text: str, project: Project) -> Iterator[Finding]:
-    """What a command names that neither Ray nor the project has."""
+def command_faults(text: str, project: Project) -> Iterator[str]:
+    """What a command asks for that neither Ray nor the project has."""
     where: str | None = None
     try:
         for words in simple_commands(text):
             if words[0] == "cd" and len(words) > 1:
                 where = project.inside(words[1])
-            yield from (document.finding(keys, reason) for reason in _missing(words, where, project))
+            yield from _missing(words, where, project)
         for options in ray_options(text, "start"):
             for name in options:
                 if name not in _ray_start_options():
-                    yield document.finding(keys, f"`ray start` has no {name}{nearest(name, _ray_start_options())}")
+                    yield f"`ray start` has no {name}{nearest(name, _ray_start_options())}"
             if "--block" in options:
-                yield document.finding(keys, "`ray start --block` never ends, and what comes after it never begins")
+                yield "`ray start --block` never ends, and what comes after it never begins"
     except ValueError as error:
-        yield document.finding(keys, f"not a shell command: {error}")
+        yield f"not a shell command: {error}"
 
 
 def _missing(words: list[str], where: str | None, project: Project) -> Iterator[str]:
-    for before, word in zip(["", *words], words, strict=False):
-        if before == "-m" and re.fullmatch(r"[A-Za-z_][\w.]*", word):
+    for place, word in enumerate(words):
+        if place and words[place - 1] == "-m" and re.fullmatch(r"[A-Za-z_][\w.]*", word):
             yield from _missing_module(word)
+            if word == "encode_pipeline":
+                yield from _wrong_request(words[place + 1 :])
             continue
         inside = project.inside(word)
         if inside is None and where is not None and re.fullmatch(r"[\w./-]+\.(py|ya?ml|sh)", word):
@@ -119,6 +127,22 @@ def _missing_module(name: str) -> Iterator[str]:
         path = ROOT.joinpath(*parts)
         if not (path.with_suffix(".py").exists() or (path / "__init__.py").exists()):
             yield f"the project has no module {name}"
+
+
+def _wrong_request(words: list[str]) -> Iterator[str]:
+    """What `python -m encode_pipeline` would refuse of these words before it looks at a value."""
+    from encode_pipeline.__main__ import VERBS
+    from encode_pipeline.latents.command import RequestError, parse
+
+    try:
+        request = parse("encode_pipeline", VERBS, words, None)
+    except (RequestError, IndexError) as error:
+        yield str(error) or "encode_pipeline is given no verb"
+        return
+    known = VERBS[request.verb].settings.model_fields
+    yield from (
+        f"{request.verb} has no key {key!r}{nearest(key, known)}" for key in request.overrides if key not in known
+    )
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from cluster.check.kustomization import NAMES, kustomization_findings
 from cluster.check.launcher import launcher_findings
 from cluster.check.pods import pod_findings
 from cluster.check.references import Object, made_by, reference_findings
-from cluster.check.schedules import crontab_findings, timer_findings
+from cluster.check.schedules import crontab_findings, service_findings, timer_findings
 
 LAUNCHER = {"cluster_name", "provider", "available_node_types", "head_node_type", "max_workers", "auth"}
 KUBERNETES = {"apiVersion", "kind", "metadata", "spec"}
@@ -44,6 +44,8 @@ def _check_file(path: Path, made: dict[Path, set[Object]], filled: bool) -> Iter
     yield from text_findings(name, text)
     if path.suffix == ".timer":
         yield from timer_findings(name, text)
+    elif path.suffix == ".service":
+        yield from service_findings(name, text)
     elif path.name == "crontab" or path.suffix == ".cron":
         yield from crontab_findings(name, text)
     elif path.suffix in (".yaml", ".yml"):

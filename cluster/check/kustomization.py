@@ -13,10 +13,10 @@ API = {"Kustomization": "kustomize.config.k8s.io/v1beta1", "Component": "kustomi
 # fmt: off
 KEYS = {
     "apiVersion", "kind", "metadata", "resources", "components", "bases", "crds", "namespace", "namePrefix",
-    "nameSuffix", "labels", "commonLabels", "commonAnnotations", "images", "replicas", "patches", "patchesStrategicMerge",
-    "patchesJson6902", "replacements", "vars", "configurations", "configMapGenerator", "secretGenerator",
-    "generatorOptions", "generators", "transformers", "validators", "openapi", "buildMetadata", "sortOptions",
-    "helmCharts", "helmGlobals",
+    "nameSuffix", "labels", "commonLabels", "commonAnnotations", "images", "replicas", "patches",
+    "patchesStrategicMerge", "patchesJson6902", "replacements", "vars", "configurations", "configMapGenerator",
+    "secretGenerator", "generatorOptions", "generators", "transformers", "validators", "openapi", "buildMetadata",
+    "sortOptions", "helmCharts", "helmGlobals",
 }
 # fmt: on
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.check import clouds
-from cluster.check.commands import LAUNCHED_HOME, ROOT, Project, command_findings, ray_options
+from cluster.check.commands import LAUNCHED_HOME, ROOT, Project, command_faults, ray_options
 from cluster.check.documents import Document, Finding, Keys, filled_in, nearest
 from cluster.check.images import tag_fault
 from cluster.check.schema import schema_findings
@@ -208,7 +208,7 @@ def _commands(document: Document, cloud: str) -> Iterator[Finding]:
     for at, name in _lists(document):
         for place, text in enumerate(document.items(*at)):
             if isinstance(text, str):
-                yield from command_findings(document, (*at, place), text, project)
+                yield from (document.finding((*at, place), fault) for fault in command_faults(text, project))
                 yield from _stops(document, (*at, place), name, text, cloud)
     for name in ("head_start_ray_commands", "worker_start_ray_commands"):
         if cloud == "local" and document.get(name) is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.check.commands import IMAGE_HOME, ROOT, Project, command_findings
+from cluster.check.commands import IMAGE_HOME, ROOT, Project, command_faults
 from cluster.check.documents import Document, Finding, Keys, filled_in
 from cluster.check.images import tag_fault
 
+IN_IMAGE = Project((IMAGE_HOME,))
 GPU = "nvidia.com/gpu"
 QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
 
@@ -57,13 +59,9 @@ def _container(document: Document, keys: Keys, container: dict[str, Any], volume
     for place, mount in enumerate(container.get("volumeMounts") or []):
         if isinstance(mount, dict) and "name" in mount and mount["name"] not in volumes:
             yield document.finding((*keys, "volumeMounts", place, "name"), f"the pod has no volume {mount['name']!r}")
-    for part in ("command", "args"):
-        words = document.items(*keys, part)
-        for place, word in enumerate(words):
-            text = f"-m {word}" if place and words[place - 1] == "-m" else str(word)
-            for finding in command_findings(document, (*keys, part, place), text, Project((IMAGE_HOME,))):
-                if not finding.reason.startswith("not a shell command"):  # a single word need not be one
-                    yield finding
+    for at, words in document.walk(container, keys):
+        if at[-1] in ("command", "args") and isinstance(words, list):
+            yield from (document.finding(at, fault) for fault in command_faults(shlex.join(map(str, words)), IN_IMAGE))
 
 
 def _ray_cluster(document: Document, spec: Keys) -> Iterator[Finding]:
@@ -89,7 +87,8 @@ def _ray_cluster(document: Document, spec: Keys) -> Iterator[Finding]:
             yield document.finding(("spec", "rayClusterSpec"), reason)
     entrypoint = document.get(*spec[:-1], "entrypoint")
     if isinstance(entrypoint, str):
-        yield from command_findings(document, (*spec[:-1], "entrypoint"), entrypoint, Project((IMAGE_HOME,)))
+        at = (*spec[:-1], "entrypoint")
+        yield from (document.finding(at, fault) for fault in command_faults(entrypoint, IN_IMAGE))
 
 
 def _replicas(document: Document, at: Keys, group: dict[str, Any]) -> Iterator[Finding]:

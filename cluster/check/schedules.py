@@ -6,6 +6,7 @@ import re
 import zoneinfo
 from collections.abc import Iterator
 
+from cluster.check.commands import LAUNCHED_HOME, Project, command_faults
 from cluster.check.documents import Finding, filled_in, nearest
 
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
@@ -17,6 +18,7 @@ FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     ("month", 1, 12, {name: number for number, name in enumerate(MONTHS, 1)}),
     ("day of the week", 0, 6, {name: number for number, name in enumerate(DAYS)}),
 )
+LAUNCHED = Project((LAUNCHED_HOME,))
 NICKNAMES = {"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"}
 LONGEST = dict(enumerate((31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), 1))
 
@@ -90,6 +92,17 @@ def crontab_findings(path: str, text: str) -> Iterator[Finding]:
             yield Finding(path, number, "", f"{count} words and then a command are wanted, found {line!r}")
         elif fault := cron_fault(" ".join(words[:count]), kubernetes=False):
             yield Finding(path, number, "", fault)
+        else:
+            yield from (Finding(path, number, "", fault) for fault in command_faults(words[count], LAUNCHED))
+
+
+def service_findings(path: str, text: str) -> Iterator[Finding]:
+    """What is wrong with what a systemd unit starts."""
+    for number, line in enumerate(text.splitlines(), 1):
+        key, equals, command = line.strip().partition("=")
+        if equals and key.startswith("Exec"):
+            for fault in command_faults(command.lstrip("@-:+!"), LAUNCHED):
+                yield Finding(path, number, f"Service.{key}", fault)
 
 
 # fmt: off
