@@ -38,7 +38,8 @@ FAILED = ("Failed", "ValidationFailed")
 class RayJobs:
     """The RayJobs of this pod's namespace, at the API server that Kubernetes names in the environment.
 
-    Kubernetes' own client would be thirty packages' worth of models, none of them KubeRay's, for these two calls.
+    Kubernetes' own client would bring a class for every kind but KubeRay's, and move versions in requirements.lock, for
+    two requests that the standard library makes as well.
     """
 
     def __init__(self, account: Path = ACCOUNT) -> None:
@@ -144,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("template", type=Path, help="YAML of the RayJob that encodes; its cluster is used as it is")
     parser.add_argument("--account", type=Path, default=ACCOUNT, help="folder with token, ca.crt and namespace")
     request = parser.parse_args(argv)
-    words = ["-m", "encode_pipeline", "reencode", "--config", request.config, "dry_run=true", "--json"]
+    words = ["-m", "encode_pipeline", "reencode", "--config", request.config, "--if-changed", "dry_run=true", "--json"]
     looked = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=False)
     if looked.returncode:
         print(looked.stdout, file=sys.stderr, end="")

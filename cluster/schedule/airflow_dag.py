@@ -23,7 +23,7 @@ CONFIG = "/home/ubuntu/encode.yaml"
 with DAG(
     dag_id="latents_reencode",
     schedule="17 3 * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),  # noqa: UP017 - Airflow's own Python may be older
     catchup=False,
     max_active_runs=1,
 ):
