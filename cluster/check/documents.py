@@ -104,6 +104,8 @@ def read_documents(path: str, text: str) -> tuple[list[Document], list[Finding]]
                 documents.append(document)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if "quoted scalar" in str(error.context) and "end of stream" in str(error.problem):
+            mark = error.context_mark  # where the quote opens; it is never closed
         line = mark.line + 1 if mark else 1
         context = f" {error.context}" if error.context else ""
         if error.context_mark and error.context_mark.line + 1 != line:

@@ -77,9 +77,10 @@ def _of_kind(document: Document, path: Path, documents: list[Document], made: se
     elif path.name in NAMES:
         yield from kustomization_findings(document)
     elif LAUNCHER & set(document.value):
-        if len(documents) > 1:
+        if len(documents) == 1:
+            yield from launcher_findings(document)
+        elif document is documents[1]:
             yield document.finding((), "one of several documents; Ray takes one in a file")
-        yield from launcher_findings(document)
     elif KUBERNETES & set(document.value):
         yield from kubernetes_findings(document)
         yield from pod_findings(document)

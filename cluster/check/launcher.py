@@ -80,12 +80,12 @@ def _provider(document: Document, cloud: str) -> Iterator[Finding]:
     if cloud == "aws" and isinstance(region, str) and filled_in(region) and region not in clouds.aws_regions():
         hint = nearest(region, clouds.aws_regions())
         yield document.finding(("provider", "region"), f"EC2 has no region {region!r}{hint}")
-    if isinstance(region, str) and isinstance(zones, str) and filled_in(region):
+    elif isinstance(region, str) and isinstance(zones, str) and filled_in(region):
         for zone in zones.split(",") if cloud == "aws" else [zones]:
             if filled_in(zone) and not zone.strip().startswith(region):
                 reason = f"{zone.strip()!r} is not in region {region}"
                 yield document.finding(("provider", "availability_zone"), reason)
-    for ip, count in Counter(map(str, document.items("provider", "worker_ips"))).items():
+    for ip, count in Counter(str(ip) for ip in document.items("provider", "worker_ips") if filled_in(ip)).items():
         if count > 1 or ip == provider.get("head_ip"):
             also = "given twice" if count > 1 else "the head's address too"
             yield document.finding(("provider", "worker_ips"), f"{ip} is {also}")

@@ -121,7 +121,10 @@ CALENDAR = re.compile(
     rf"(?P<time>{_NUMBERS}:{_NUMBERS}(:{_NUMBERS})?)?",
     re.IGNORECASE,
 )
-LIMITS = {"hour": 23, "minute": 59, "second": 59}
+TOPS = {
+    "date": (r"[-~]", {"day": 31, "month": 12}),
+    "time": (":", {"hour": 23, "minute": 59, "second": 59}),
+}
 
 
 def calendar_fault(text: str) -> str | None:
@@ -136,10 +139,12 @@ def calendar_fault(text: str) -> str | None:
     match = CALENDAR.fullmatch(text)
     if not text or match is None or not any(match.group(name) for name in ("days", "date", "time")):
         return f"{text!r} is not `WEEKDAY YEAR-MONTH-DAY HOUR:MINUTE:SECOND` nor one of {', '.join(sorted(WORDS))}"
-    for unit, part in zip(LIMITS, (match.group("time") or "").split(":"), strict=False):
-        over = [number for number in re.findall(r"(?<!/)\b\d+", part) if int(number) > LIMITS[unit]]
-        if over:
-            return f"{over[0]} is no {unit}: 0 to {LIMITS[unit]}"
+    for group, (separator, tops) in TOPS.items():
+        parts = re.split(separator, (match.group(group) or "").strip())
+        for (unit, top), part in zip(tops.items(), parts if group == "time" else reversed(parts), strict=False):
+            over = [number for number in re.findall(r"(?<![/\d])\d+", part) if int(number) > top]
+            if over:
+                return f"{over[0]} is no {unit}; the last is {top}"
     return None
 
 
