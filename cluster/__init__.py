@@ -1,0 +1,1 @@
+"""What runs around a cluster: launch files, spot notices, their checks."""
