@@ -155,16 +155,16 @@ class Google:
 
     def _get(self, key: str, query: str = "", wait: float = 0.0) -> Answer:
         path = f"/computeMetadata/v1/instance/{key}{query}"
-        answer = ask(self._url, "GET", path, dict([FLAVOR]), TIMEOUT + wait)
+        answer = ask(self._url, "GET", path, dict([FLAVOR]), wait)
         # The server puts its name on what it says, so that nobody else is taken for it.
         if answer.status != 200 or answer.headers[FLAVOR[0]] != FLAVOR[1]:
             raise Unclear(f"{key}: {answer.status} {_start(answer.text)}")
         return answer
 
 
-def ask(url: str, method: str, path: str, headers: dict[str, str], timeout: float = TIMEOUT) -> Answer:
-    """One request. It goes past every proxy, which would ask the metadata server of another machine."""
-    connection = HTTPConnection(urlsplit(url).netloc, timeout=timeout)
+def ask(url: str, method: str, path: str, headers: dict[str, str], wait: float = 0.0) -> Answer:
+    """One request, to be answered in `wait` seconds and a bit. No proxy is asked: it would ask its own machine's."""
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT + wait)
     try:
         connection.request(method, path, headers=headers)
         response = connection.getresponse()

@@ -23,10 +23,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from cluster.metadata import TIMEOUT, Aws, Cloud, Google, Notice, Unclear
+from cluster.metadata import Aws, Cloud, Google, Notice, Unclear
 
 PATIENCE = 15.0
 """Seconds for Ray's command: it takes one or two, and for ever where the cluster cannot be reached."""
@@ -34,8 +35,8 @@ STARTING = 2.0
 """Seconds until Ray's command has started, from when on it counts the seconds that it was told."""
 LOOK = 0.5
 """Seconds between two looks whether a drained node is still there, and between two tries to drain."""
-SEARCHES = 3
-"""Times that `auto` asks the clouds before it takes the machine to be in neither."""
+SEARCHES, SEARCH_PAUSE = 3, 2.0
+"""Times that `auto` asks the clouds before it takes the machine to be in neither, and seconds between them."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def the_cloud(name: str, url: str | None, every: float) -> Cloud | None:
     if name != "auto":
         return clouds[name]
     for search in range(SEARCHES):
-        time.sleep(TIMEOUT if search else 0.0)
+        time.sleep(SEARCH_PAUSE if search else 0.0)
         for cloud in clouds.values():
             if cloud.is_here():
                 return cloud
@@ -153,7 +154,7 @@ def the_cloud(name: str, url: str | None, every: float) -> Cloud | None:
 
 
 def say(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} spot_notice: {text}", flush=True)
+    print(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} spot_notice: {text}", flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
