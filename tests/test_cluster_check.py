@@ -29,14 +29,15 @@ from tests.planted_objects import IN_OBJECTS
 PLANTED = {**IN_CLUSTERS, **IN_OBJECTS}
 
 WITHOUT_NETWORK = """
-import runpy, socket, sys
+import socket, sys
 
 def refuse(*args, **kwargs):
     raise AssertionError(f"the check asked the network: {args}")
 
 socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = socket.getaddrinfo = refuse
-sys.argv = ["cluster.check", *sys.argv[1:]]
-runpy.run_module("cluster.check", run_name="__main__")
+from cluster.check.__main__ import command
+
+sys.exit(command(sys.argv[1:]))
 """
 
 
