@@ -68,7 +68,7 @@ def show(result: Mapping[str, Any]) -> str:
     """What is left for a person to do."""
     version = f"{shlex.quote(result['store'])} version={result['fingerprint']}"
     if not result["ok"]:
-        return f"not sealed; to leave out what was given up on: python -m encode_pipeline seal {version} accept_failed=true"
+        return f"not sealed; without what was given up on: python -m encode_pipeline seal {version} accept_failed=true"
     return (
         f"sealed: {result['tars']} tars in {result['manifest']}\n"
         f"next:   RAY_ADDRESS=auto python -m encode_pipeline verify {version} engine=ray\n"
