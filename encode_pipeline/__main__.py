@@ -23,6 +23,7 @@ from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store
 from encode_pipeline.preference_tars import PairsRequest, write_pairs
 from encode_pipeline.progress import clock_text, cost_text
+from encode_pipeline.reencode import ReencodeConfig, reencode, show_reencode
 from encode_pipeline.verification import verified
 
 
@@ -207,6 +208,13 @@ VERBS = {
     ),
     "seal": Verb(SealRequest, run_seal, "close a finished version and write its manifest", "store"),
     "promote": Verb(StoreRequest, run_promote, "make a sealed version the one that readers use", "store"),
+    "reencode": Verb(
+        ReencodeConfig,
+        reencode,
+        "encode anew if the VAE has changed; promote what passes the checks",
+        "source",
+        show_reencode,
+    ),
     "replay": Verb(ReplayRequest, run_replay, "make the views of one sample again and compare", "store", show_replay),
     "gc": Verb(GcRequest, run_gc, "free what no commit refers to", "store"),
     "pairs": Verb(PairsRequest, write_pairs, "preference pairs from parquet like Pick-a-Pic's to tars", "parquet"),

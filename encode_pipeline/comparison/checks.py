@@ -49,6 +49,16 @@ CHECKS = tuple(Checks.model_fields)
 
 
 @dataclass(frozen=True)
+class Contest:
+    """Which version is to take the place of which, by fingerprint, and where its VAE is."""
+
+    store: str
+    new: str
+    old: str | None
+    vae: str
+
+
+@dataclass(frozen=True)
 class Errors:
     """Reconstruction errors of some samples, in dB of PSNR."""
 
@@ -81,24 +91,32 @@ def failures(found: Numbers, checks: Checks) -> list[str]:
     """A sentence for every limit that was missed; none is the good news."""
     lines = []
     if found.new is not None and found.new.mean < checks.min_psnr:
-        lines.append(f"decoded, {found.new.samples} samples have {found.new.mean:.1f} dB on average, "
-                     f"and min_psnr is {checks.min_psnr:g}")
+        lines.append(
+            f"decoded, {found.new.samples} samples have {found.new.mean:.1f} dB on average, "
+            f"and min_psnr is {checks.min_psnr:g}"
+        )
     if found.new is not None and found.new.worst < checks.min_worst_psnr:
         lines.append(f"the worst sample has {found.new.worst:.1f} dB, and min_worst_psnr is {checks.min_worst_psnr:g}")
     if found.loss is not None and found.loss > checks.max_psnr_loss:
-        lines.append(f"on average {found.loss:.2f} dB worse than the promoted version, "
-                     f"and max_psnr_loss is {checks.max_psnr_loss:g}")
+        lines.append(
+            f"on average {found.loss:.2f} dB worse than the promoted version, "
+            f"and max_psnr_loss is {checks.max_psnr_loss:g}"
+        )
     widest = max(found.stds)
     dead = [str(number) for number, std in enumerate(found.stds) if not std > DEAD * widest]
     if dead:
-        lines.append(f"channel {', '.join(dead)} carries nothing: its standard deviation is below {DEAD:.0%} "
-                     f"of the widest one's {widest:.3g}")
+        lines.append(
+            f"channel {', '.join(dead)} carries nothing: its standard deviation is below {DEAD:.0%} "
+            f"of the widest one's {widest:.3g}"
+        )
     if found.drift and not (checks.accept_drift or found.old_drift):
         lines += found.drift
     counts = found.counts
     if counts.old and counts.lost > checks.max_lost * counts.old:
-        lines.append(f"{counts.lost} of the promoted version's {counts.old} samples are missing"
-                     f"{counts.why_lost()}, and max_lost is {checks.max_lost:g}")
+        lines.append(
+            f"{counts.lost} of the promoted version's {counts.old} samples are missing"
+            f"{counts.why_lost()}, and max_lost is {checks.max_lost:g}"
+        )
     return lines
 
 

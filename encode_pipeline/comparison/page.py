@@ -98,9 +98,7 @@ class Comparison:
                 "loss": numbers.loss,
             },
             "channels": [channel.to_dict() for channel in self.channels],
-            "old_channels": None
-            if self.old_channels is None
-            else [channel.to_dict() for channel in self.old_channels],
+            "old_channels": None if self.old_channels is None else [channel.to_dict() for channel in self.old_channels],
             "latents": self.latents,
             "counts": numbers.counts.to_dict(),
             "samples": [

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encode_pipeline.comparison.checks import Checks, Errors, Numbers, failures, remarks
+from encode_pipeline.comparison.checks import Checks, Contest, Errors, Numbers, failures, remarks
 from encode_pipeline.comparison.counts import count
 from encode_pipeline.comparison.page import Comparison, Pair, page_of
 from encode_pipeline.comparison.samples import VIEWS, Decoded, Name, Side, look_at, places_of
@@ -21,16 +20,6 @@ from encode_pipeline.preview.stored import random_places
 from encode_pipeline.vae import PIXELS, LoadedVae
 
 FOLDER = "comparison"
-
-
-@dataclass(frozen=True)
-class Contest:
-    """Which version is to take the place of which, by fingerprint, and where its VAE is."""
-
-    store: str
-    new: str
-    old: str | None
-    vae: str
 
 
 def compare(contest: Contest, checks: Checks) -> dict[str, Any]:
@@ -109,7 +98,9 @@ def _look_at_old(
 def _pairs(ours: Side, theirs: Side | None, twins: Mapping[Name, Name]) -> list[Pair]:
     """Every sample drawn, with the old version's if there is one; what became worst comes first."""
     known: dict[Name, Decoded] = {sample.name: sample for sample in theirs.samples} if theirs else {}
-    pairs = [Pair.of(sample, known.get(twins[sample.name]) if sample.name in twins else None) for sample in ours.samples]
+    pairs = [
+        Pair.of(sample, known.get(twins[sample.name]) if sample.name in twins else None) for sample in ours.samples
+    ]
     return sorted(pairs, key=lambda pair: pair.rank)
 
 

@@ -84,7 +84,9 @@ def look_at(
     for number, (sample, origin) in enumerate(zip(stored, found, strict=True), 1):
         samples.append(Decoded(sample, origin, None if vae is None else decode(sample.latents, spec, vae)[0]))
         if vae is not None:
-            print(f"decoded {number}/{len(stored)} samples of version {version.fingerprint}", file=sys.stderr, flush=True)
+            print(
+                f"decoded {number}/{len(stored)} samples of version {version.fingerprint}", file=sys.stderr, flush=True
+            )
     latents = np.concatenate([*(sample.latents for sample in stored), *(latent[None] for latent in more)])
     raw = convert_scale(latents.astype(np.float32), spec.vae, spec.scale, "raw")
     channels = measure(raw, expectation(spec.vae, spec.shape[0]))
