@@ -149,12 +149,16 @@ def _certificate(
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(
+        now + datetime.timedelta(days=1)
+    )
     return builder.add_extension(extension, critical=False).sign(signed_by, hashes.SHA256())
 
 
 def rayjob_faults(job: Any) -> list[str]:
     import sys
+
     sys.path.insert(0, "/tmp/kube")
     from full_crd import faults
+
     return faults(job)

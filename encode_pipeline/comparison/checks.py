@@ -17,10 +17,10 @@ DEAD = 0.01
 
 
 class Checks(Settings):
-    """The defaults let any VAE of SDXL's kind pass on photographs, small ones like TAESD too, and nothing broken.
+    """The defaults let any VAE of SDXL's kind pass on photographs, far smaller ones too, and nothing that is broken.
 
-    Sound VAEs that reduce by eight give photographs back with 21 to 35 dB on average, single pictures full of small
-    text or leaves with 14; a flat grey picture has about 12, noise from an untrained decoder 5 to 10.
+    By the card of stabilityai/sdxl-vae it gives COCO's pictures back with 24.7 dB at 256 pixels, and SD 1's with 23.4,
+    single ones with 3.9 more or less; at 512 it is more. The demo's VAE with random weights has 12 dB on the demo's.
     """
 
     verify_sample: PositiveInt | None = Field(
