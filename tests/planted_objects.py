@@ -107,5 +107,12 @@ IN_OBJECTS = {
         "schedule/latents-reencode.timer", "Persistent=", "Persistant=", "Timer.Persistant",
         "unknown key; did you mean 'Persistent'?",
     ),
+    "a quote that does not close": Planted(
+        "kuberay/encode.yaml", "source: s3", 'source: "s3', "",
+        "not YAML: found unexpected end of stream while scanning a quoted scalar",
+    ),
+    "nothing at the top says what to fill in": Planted(
+        "kuberay/namespace.yaml", "name: latents", "name: fill-in", "metadata.name", "says nothing of FILL IN",
+    ),
 }
 # fmt: on

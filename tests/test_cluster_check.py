@@ -23,10 +23,27 @@ from cluster.check.commands import ROOT
 from cluster.check.kuberay import DATA
 from cluster.check.kuberay import main as write_kuberay
 from cluster.check.schedules import calendar_fault, cron_fault
-from tests.planted_launcher import IN_CLUSTERS, SMALL
+from tests.planted_launcher import IN_CLUSTERS
 from tests.planted_objects import IN_OBJECTS
 
 PLANTED = {**IN_CLUSTERS, **IN_OBJECTS}
+
+SMALL = """\
+# FILL IN the name.
+cluster_name: fill-in
+provider:
+  type: aws
+  region: us-west-2
+auht: {ssh_user: ubuntu}
+head_node_type: head
+available_node_types:
+  head:
+    resources: {}
+    node_config:
+      InstanceType: m7i.large
+      InstanceMarketOptions:
+        MarketType: spt
+"""
 
 WITHOUT_NETWORK = """
 import socket, sys
@@ -53,11 +70,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A copy of cluster/ and of three small cluster files, to be spoilt."""
+    """A copy of cluster/, to be spoilt."""
     folder = tmp_path / "cluster"
     shutil.copytree(ROOT / "cluster", folder, ignore=shutil.ignore_patterns("check", "__pycache__"))
-    for name, text in SMALL.items():
-        (folder / name).write_text(text)
     return folder
 
 
@@ -94,14 +109,14 @@ def test_planted_error_is_found_at_its_line_and_key(name: str, files: Path, caps
 
 def test_as_a_command_without_network_home_or_credentials(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
-    path.write_text(SMALL["aws.yaml"].replace("MarketType: spot", "MarketType: spt").replace("auth:", "auht:"))
+    path.write_text(SMALL)
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "nobody"), "PYTHONPATH": str(ROOT)}
     asked = [sys.executable, "-c", WITHOUT_NETWORK, "small.yaml"]
     ran = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (1, "")
     assert ran.stdout.splitlines() == [
-        "small.yaml:7: auht: unknown key; did you mean 'auth'?",
-        "small.yaml:21: available_node_types.gpus.node_config.InstanceMarketOptions.MarketType: "
+        "small.yaml:6: auht: unknown key; did you mean 'auth'?",
+        "small.yaml:14: available_node_types.head.node_config.InstanceMarketOptions.MarketType: "
         "'spt' is not one of its values; did you mean 'spot'?",
     ]
     shipped = subprocess.run(asked[:-1], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -113,20 +128,26 @@ def test_a_file_that_is_not_there_is_a_wrong_request(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "error: nowhere.yaml: no such file\n"
 
 
-def test_findings_as_json(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = files / "aws.yaml"
-    path.write_text(path.read_text().replace("  region: us-west-2\n", ""))
+def test_findings_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("auht", "auth"))
     assert check(path, "--json") == 1
-    result = json.loads(capsys.readouterr().out)
-    assert [(f["line"], f["key"], f["reason"]) for f in result["findings"]] == [(3, "provider.region", "is missing")]
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["file"], finding["line"], finding["key"].rpartition(".")[2]) == (str(path), 14, "MarketType")
 
 
-def test_what_is_still_to_be_filled_in_is_reported_when_asked(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = files / "aws.yaml"
-    path.write_text("# FILL IN the region and the image.\n" + path.read_text().replace("us-west-2\n", "FILL IN\n"))
+def test_what_is_still_to_be_filled_in_is_reported_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("auht", "auth").replace("spt", "spot"))
+    assert check(path) == 1  # the head on a spot machine
+    capsys.readouterr()
+    path.write_text(path.read_text().replace("spot", "capacity-block"))
     assert check(path) == 0, capsys.readouterr().out
+    capsys.readouterr()
     assert check(path, "--filled") == 1
-    assert capsys.readouterr().out.splitlines()[-1] == f"{path}:6: provider.region: still to be filled in: FILL IN"
+    assert capsys.readouterr().out == f"{path}:2: cluster_name: still to be filled in: fill-in\n"
 
 
 def test_faults_of_yaml_that_its_own_reader_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

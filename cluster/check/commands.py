@@ -23,7 +23,17 @@ class Project:
     """Where a machine has the project's files, and what is made there and not copied."""
 
     homes: tuple[str, ...]
+    brought: tuple[str, ...] = (".",)
+    """What of the project is brought there."""
     made: frozenset[str] = frozenset({".venv", ".venv-download", "runs"})
+
+    def lacks(self, path: str) -> str | None:
+        """Why the machine would not have a file or folder of the project; None where it would."""
+        if not (ROOT / path).exists():
+            return f"the project has no {path}"
+        if not any(Path(path).is_relative_to(part) for part in self.brought):
+            return f"file_mounts do not bring {path}"
+        return None
 
     def inside(self, word: str) -> str | None:
         """The path within the project that a word names."""
@@ -100,7 +110,7 @@ def command_faults(text: str, project: Project) -> Iterator[str]:
 def _missing(words: list[str], where: str | None, project: Project) -> Iterator[str]:
     for place, word in enumerate(words):
         if place and words[place - 1] == "-m" and re.fullmatch(r"[A-Za-z_][\w.]*", word):
-            yield from _missing_module(word)
+            yield from _missing_module(word, project)
             if word == "encode_pipeline":
                 yield from _wrong_request(words[place + 1 :])
             continue
@@ -109,8 +119,8 @@ def _missing(words: list[str], where: str | None, project: Project) -> Iterator[
             inside = f"{where}/{word}".strip("/") if not word.startswith("/") else None
         if inside and not PLACEHOLDER.search(inside) and not set("$*`'\"") & set(inside):
             first = inside.split("/")[0]
-            if first not in project.made and not (ROOT / inside).exists():
-                yield f"the project has no {inside}"
+            if first not in project.made and (lack := project.lacks(inside)):
+                yield lack
     if Path(words[0]).name == "make":
         at = project.inside(words[words.index("-C") + 1]) if "-C" in words[:-1] else where
         targets = set(words[1:]) - {word for i, word in enumerate(words) if words[i - 1] in ("-C", "-f", "-j")}
@@ -121,12 +131,14 @@ def _missing(words: list[str], where: str | None, project: Project) -> Iterator[
                     yield f"the Makefile has no target {target}{nearest(target, known)}"
 
 
-def _missing_module(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    if (ROOT / parts[0] / "__init__.py").exists():
-        path = ROOT.joinpath(*parts)
-        if not (path.with_suffix(".py").exists() or (path / "__init__.py").exists()):
+def _missing_module(name: str, project: Project) -> Iterator[str]:
+    path = Path(*name.split("."))
+    if (ROOT / path.parts[0] / "__init__.py").exists():
+        found = [file for file in (path.with_suffix(".py"), path / "__init__.py") if (ROOT / file).exists()]
+        if not found:
             yield f"the project has no module {name}"
+        elif lack := project.lacks(str(found[0])):
+            yield lack
 
 
 def _wrong_request(words: list[str]) -> Iterator[str]:

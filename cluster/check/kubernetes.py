@@ -118,7 +118,7 @@ def _cron(document: Document, kind: str) -> Iterator[Finding]:
 
 
 def _rules(document: Document) -> Iterator[Finding]:
-    for place, rule in enumerate(document.items("rules")):
+    for place in range(len(document.items("rules"))):
         for key in ("apiGroups", "resources", "verbs"):
-            if isinstance(rule, dict) and "*" in (rule.get(key) or []):
+            if "*" in document.items("rules", place, key):
                 yield document.finding(("rules", place, key), "`*` gives more than is needed; name them")

@@ -27,9 +27,9 @@ def kustomization_findings(document: Document) -> Iterator[Finding]:
     for key in document.value:
         if key not in KEYS:
             yield document.finding((key,), f"unknown key{nearest(key, KEYS)}")
-    kind = document.value.get("kind", "Kustomization")
+    kind = str(document.value.get("kind", "Kustomization"))
     if kind not in API:
-        yield document.finding(("kind",), f"no such kind: {kind!r}{nearest(str(kind), API)}")
+        yield document.finding(("kind",), f"no such kind: {kind!r}{nearest(kind, API)}")
     elif (version := document.value.get("apiVersion", API[kind])) != API[kind]:
         yield document.finding(("apiVersion",), f"{kind} is of {API[kind]}, not {version}")
     listed: set[str] = set()

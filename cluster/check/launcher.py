@@ -48,10 +48,10 @@ def _schema(document: Document, cloud: str) -> Iterator[Finding]:
         schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
     yield from schema_findings(document, (), schema, hint=lambda key: clouds.spot_hint(cloud, key))
     head, names = document.get("head_node_type"), document.mapping("available_node_types")
-    if names and head is None:
+    if names and not isinstance(head, str):
         yield document.finding(("head_node_type",), "is missing")
     elif names and head not in names:
-        yield document.finding(("head_node_type",), f"no such node type: {head!r}{nearest(str(head), names)}")
+        yield document.finding(("head_node_type",), f"no such node type: {head!r}{nearest(head, names)}")
     for key in ("head_node", "worker_nodes", *(("available_node_types", "head_node_type") if cloud == "local" else ())):
         if document.get(key):
             yield document.finding((key,), f"Ray takes no such key for provider {cloud}")
@@ -202,9 +202,11 @@ def _lists(document: Document) -> Iterator[tuple[Keys, str]]:
 
 
 def _commands(document: Document, cloud: str) -> Iterator[Finding]:
-    homes = tuple(remote for remote, local in document.mapping("file_mounts").items() if local in (".", "./"))
+    mounts = document.mapping("file_mounts")
+    homes = tuple(remote for remote, local in mounts.items() if local in (".", "./")) or (LAUNCHED_HOME,)
+    brought = tuple(local for local in mounts.values() if isinstance(local, str))
     left_out = {str(name).strip("/") for name in document.items("rsync_exclude")}
-    project = Project(homes or (LAUNCHED_HOME,), Project(()).made | left_out)
+    project = Project(homes, brought, Project(()).made | left_out)
     for at, name in _lists(document):
         for place, text in enumerate(document.items(*at)):
             if isinstance(text, str):

@@ -16,21 +16,18 @@ GPU = "nvidia.com/gpu"
 QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
 
 
-def pod_specs(document: Document) -> Iterator[tuple[Keys, dict[str, Any]]]:
-    """Every description of a pod in an object, and the way to it."""
-    for keys, value in document.walk():
-        if isinstance(value, dict) and isinstance(value.get("containers"), list) and keys and keys[-1] == "spec":
-            yield keys, value
-
-
 def pod_findings(document: Document) -> Iterator[Finding]:
     """What is wrong with the pods of an object, and with what KubeRay makes pods of."""
-    for keys, pod in pod_specs(document):
-        volumes = {volume.get("name") for volume in pod.get("volumes") or [] if isinstance(volume, dict)}
-        claims = document.get(*keys[:-2], "volumeClaimTemplates") or []
-        volumes |= {claim["metadata"]["name"] for claim in claims if isinstance(claim, dict)}
+    for keys, value in document.walk():
+        if not (isinstance(value, dict) and "containers" in value and keys[-1:] == ("spec",)):
+            continue
+        volumes = [
+            document.get(*keys, "volumes", place, "name") for place in range(len(document.items(*keys, "volumes")))
+        ]
+        claims = (*keys[:-2], "volumeClaimTemplates")  # of a StatefulSet, whose pods have these volumes too
+        volumes += [document.get(*claims, place, "metadata", "name") for place in range(len(document.items(*claims)))]
         for part in ("initContainers", "containers"):
-            for place, container in enumerate(pod.get(part) or []):
+            for place, container in enumerate(document.items(*keys, part)):
                 if isinstance(container, dict):
                     yield from _container(document, (*keys, part, place), container, volumes)
     spec: Keys = {
@@ -42,7 +39,7 @@ def pod_findings(document: Document) -> Iterator[Finding]:
         yield from _ray_cluster(document, spec)
 
 
-def _container(document: Document, keys: Keys, container: dict[str, Any], volumes: set[Any]) -> Iterator[Finding]:
+def _container(document: Document, keys: Keys, container: dict[str, Any], volumes: list[Any]) -> Iterator[Finding]:
     image = container.get("image")
     if not isinstance(image, str):
         yield document.finding((*keys, "image"), "is missing")
@@ -56,7 +53,7 @@ def _container(document: Document, keys: Keys, container: dict[str, Any], volume
         for name, amount in document.mapping(*keys, "resources", kind).items():
             if filled_in(amount) and not QUANTITY.fullmatch(str(amount)):
                 yield document.finding((*keys, "resources", kind, name), f"{amount!r} is no quantity: 4, 500m, 8Gi")
-    for place, mount in enumerate(container.get("volumeMounts") or []):
+    for place, mount in enumerate(document.items(*keys, "volumeMounts")):
         if isinstance(mount, dict) and "name" in mount and mount["name"] not in volumes:
             yield document.finding((*keys, "volumeMounts", place, "name"), f"the pod has no volume {mount['name']!r}")
     for at, words in document.walk(container, keys):
@@ -78,7 +75,7 @@ def _ray_cluster(document: Document, spec: Keys) -> Iterator[Finding]:
         if names.count(group.get("groupName")) > 1:
             yield document.finding((*at, "groupName"), f"{group.get('groupName')!r} names two groups")
         yield from _replicas(document, at, group)
-        if _for_gpus(group) and not _gpu_limit(group):
+        if _for_gpus(document, at) and not _gpu_limit(document, at):
             yield document.finding((*at, "template"), f"a worker for GPUs without a limit on {GPU} gets none")
     if document.get("kind") == "RayJob":
         given = [key for key in ("rayClusterSpec", "clusterSelector") if document.get("spec", key)]
@@ -99,21 +96,19 @@ def _replicas(document: Document, at: Keys, group: dict[str, Any]) -> Iterator[F
         yield document.finding((*at, "replicas"), f"{now} is not between minReplicas {low} and maxReplicas {high}")
 
 
-def _for_gpus(group: dict[str, Any]) -> bool:
+def _for_gpus(document: Document, group: Keys) -> bool:
     """Whether a group is meant for GPUs, by its name, by what it tells Ray or by the nodes it wants."""
-    params = group.get("rayStartParams") or {}
-    template = str({key: value for key, value in (group.get("template") or {}).items() if key != "metadata"})
     return (
-        bool(re.search(r"(^|[^a-z])gpus?([^a-z]|$)", str(group.get("groupName")), re.IGNORECASE))
-        or str(params.get("num-gpus", "0")) not in ("", "0")
-        or "nvidia" in template
+        bool(re.search(r"(^|[^a-z])gpus?([^a-z]|$)", str(document.get(*group, "groupName")), re.IGNORECASE))
+        or str(document.get(*group, "rayStartParams", "num-gpus") or "0") != "0"
+        or "nvidia" in str(document.get(*group, "template", "spec"))
     )
 
 
-def _gpu_limit(group: dict[str, Any]) -> bool:
-    spec = (group.get("template") or {}).get("spec") or {}
-    containers = spec.get("containers") or []
-    return any(((container.get("resources") or {}).get("limits") or {}).get(GPU) for container in containers)
+def _gpu_limit(document: Document, group: Keys) -> bool:
+    containers = (*group, "template", "spec", "containers")
+    places = range(len(document.items(*containers)))
+    return any(document.get(*containers, place, "resources", "limits", GPU) for place in places)
 
 
 def _locked_ray() -> str | None:
