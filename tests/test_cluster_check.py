@@ -5,24 +5,24 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import random
 import re
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-pytest.importorskip("ray")
-pytest.importorskip("kubernetes_validate")
+import yaml
 
 from cluster.check import clouds
 from cluster.check.__main__ import command
 from cluster.check.commands import ROOT
 from cluster.check.kuberay import DATA
 from cluster.check.kuberay import main as write_kuberay
-from cluster.check.schedules import calendar_fault, cron_fault
 from tests.planted_launcher import IN_CLUSTERS
 from tests.planted_objects import IN_OBJECTS
 
@@ -150,6 +150,55 @@ def test_what_is_still_to_be_filled_in_is_reported_when_asked(
     assert capsys.readouterr().out == f"{path}:2: cluster_name: still to be filled in: fill-in\n"
 
 
+def test_no_file_however_odd_ends_the_check(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Values of every other kind, put into the files that are shipped: findings or none, and never a traceback."""
+    rng = random.Random(8)
+    odd: list[object] = [None, 1, -1, True, "x", "a b 'c", [], [1], [None], {}, {"a": 1}, [{}]]
+    for path in sorted(files.rglob("*.yaml")):
+        before = path.read_text()
+        for _ in range(12):
+            documents = list(yaml.safe_load_all(before))
+            inside = [way for way in ways(documents) if way]
+            *above, last = rng.choice(inside)
+            place: Any = documents
+            for key in above:
+                place = place[key]
+            place[last] = rng.choice(odd)
+            path.write_text(yaml.safe_dump_all(documents))
+            assert check(path) in (0, 1)
+        path.write_text(before)
+
+
+def ways(value: object) -> Iterator[tuple[str | int, ...]]:
+    """The way to every value."""
+    yield ()
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from ((key, *rest) for rest in ways(inner))
+
+
+def test_secrets_by_the_names_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "secrets.yaml"
+    path.write_text("""\
+apiVersion: v1
+kind: Secret
+metadata: {name: hub}
+stringData:
+  key: abcd
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: hub}
+data:
+  password: abcd
+  run: train --api-key=abcd --data=s3://a/b
+  kept: TOKEN=$TOKEN SECRET=$(cat secret) PASSWORD=/run/password HUB_TOKEN_FILE=/run/token
+""")
+    assert check(path) == 1
+    said = [line.removeprefix(f"{path}:").rpartition(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["5: stringData.key", "11: data.password", "12: data.run"]
+
+
 def test_faults_of_yaml_that_its_own_reader_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text("source: a\nstore: b\nvae: &loop\n  one: *loop\nsource: c\non: 1\n")
@@ -173,56 +222,6 @@ def test_provider_keys_are_those_that_ray_reads(cloud: str) -> None:
     known = clouds.PROVIDER_KEYS[cloud] | clouds.EVERY_PROVIDER
     assert read - made_by_ray <= known
     assert clouds.PROVIDER_KEYS[cloud] <= read
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("17 3 * * *", None),
-        ("*/15 0-6,22-23 1 JAN,jul mon-fri", None),
-        ("@hourly", None),
-        ("@every 1h30m", None),
-        ("0 3 ? * 1", None),
-        ("0 0 29 2 *", None),
-        ("0 3 * * 7", "7 is no day of the week: 0 to 6"),
-        ("0 0 31 2,4 *", "'0 0 31 2,4 *' never comes: there is no such day in such a month"),
-        ("60 * * * *", "60 is no minute: 0 to 59"),
-        ("0 5-3 * * *", "'5-3' ends before it begins"),
-        ("*/0 * * * *", "'*/0' is no step of the minute"),
-        ("*/90 * * * *", "'*/90': a step of 90 is longer than the minute's 0 to 59"),
-        ("0 0 * * mn", "'mn' is no day of the week; did you mean 'mon'?"),
-        ("0 0 12 * * ?", "'0 0 12 * * ?' has 6 fields; cron takes five: minute hour day month weekday"),
-        ("@dayly", "no such schedule: '@dayly'; did you mean '@daily'?"),
-        ("TZ=UTC 0 3 * * *", "Kubernetes refuses a time zone here; say it in timeZone"),
-        ("", "'' has 0 fields; cron takes five: minute hour day month weekday"),
-    ],
-)
-def test_cron_as_kubernetes_reads_it(text: str, reason: str | None) -> None:
-    assert cron_fault(text, kubernetes=True) == reason
-
-
-def test_cron_of_a_machine_differs() -> None:
-    assert cron_fault("0 3 * * 7", kubernetes=False) is None
-    assert cron_fault("@reboot", kubernetes=False) is None
-    assert cron_fault("@reboot", kubernetes=True)
-    assert cron_fault("0 3 ? * *", kubernetes=False) == "'?' is no day of the month"
-
-
-CALENDARS = [
-    *("*-*-* 03:17:00 UTC", "daily", "weekly UTC", "Mon..Fri 10:00", "Mon,Wed *-*-1..7 04:30:15", "*:0/15", "Sat"),
-    *("03:17", "*-*-01,15 02:00", "*-*~1 01:00", "Mon 2026-*-* 00:00:00 Europe/Berlin"),
-    *("*-*-* 25:00", "2026-13-01", "*-*-32", "every day", "00:00:60", "Foo 12:00", "10", ""),
-]
-
-
-def test_timers_as_systemd_reads_them() -> None:
-    refused = {text for text in CALENDARS if calendar_fault(text)}
-    assert refused == set(CALENDARS[11:])
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("no systemd here to compare with")
-    for text in CALENDARS:
-        status = subprocess.run(["systemd-analyze", "calendar", text], capture_output=True).returncode
-        assert (status != 0) == (text in refused), text
 
 
 def test_kuberay_schemas_are_small_and_say_where_they_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

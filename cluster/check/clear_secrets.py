@@ -40,7 +40,7 @@ def document_findings(document: Document) -> Iterator[Finding]:
         if isinstance(value, dict) and "name" in value and "value" in value:
             if _says_secret(str(value["name"])) and _literal(value["value"]):
                 yield _finding(document, (*keys, "value"), str(value["name"]))
-        elif isinstance(value, str) and _says_secret(name) and name not in ("key", "token") and _literal(value):
+        elif isinstance(value, str) and _says_secret(name) and name != "key" and _literal(value):
             yield _finding(document, keys, name)
         elif isinstance(value, str) and "=" in value:
             for match in ASSIGNED.finditer(value):
@@ -49,7 +49,7 @@ def document_findings(document: Document) -> Iterator[Finding]:
     if document.get("kind") == "Secret" and document.get("apiVersion") == "v1":
         for part in ("data", "stringData"):
             for name, value in document.mapping(part).items():
-                if _literal(value) and not _says_secret(name):
+                if _literal(value):
                     yield _finding(document, (part, name), name)
 
 
