@@ -90,10 +90,10 @@ def _hand_over(config: Path) -> int:
     own = next((home / ".venv" for home in _homes() if (home / ".venv/bin/python").exists()), None)
     if own is None:
         return _refuse(f"no {PROJECT} with a .venv in {Path.home()} or /opt; `make setup` makes one")
-    if own.resolve() == Path(sys.prefix).resolve():
-        return _refuse(f"{own}: holds no encode_pipeline with Ray; `make setup` in {own.parent} installs it")
-    python = own / "bin/python"
-    os.execv(python, [str(python), __file__, str(config)])
+    if own.resolve() != Path(sys.prefix).resolve():
+        python = own / "bin/python"
+        os.execv(python, [str(python), __file__, str(config)])
+    return _refuse(f"{own}: holds no encode_pipeline with Ray; `make setup` in {own.parent} installs it")
 
 
 def _refuse(why: str) -> int:

@@ -23,9 +23,9 @@ MARK = "SSH_MACHINES"
 
 def obstacle() -> str | None:
     """Why there can be no such machines here."""
-    missing = [program for program in ("sshd", "ssh", "ssh-keygen", "rsync", "setsid") if _find(program) is None]
+    missing = [program for program in ("sshd", "ssh", "ssh-keygen", "rsync", "tmux") if _find(program) is None]
     if missing:
-        return f"needs {', '.join(missing)} (Debian: openssh-server, rsync)"
+        return f"needs {', '.join(missing)} (Debian's openssh-server, rsync, tmux)"
     if os.getuid() == 0 and not Path("/run/sshd").is_dir():
         try:
             Path("/run/sshd").mkdir(mode=0o755)  # as the package's service does; an sshd of root refuses to be without
@@ -102,7 +102,8 @@ class SshMachines:
     def _own(self, name: str) -> dict[str, str]:
         temporary = self._short / name
         temporary.mkdir()
-        return {MARK: f"{self._mark}-{name}", "RAY_TMPDIR": str(temporary), "TMPDIR": str(temporary)}
+        folders = dict.fromkeys(("RAY_TMPDIR", "TMPDIR", "TMUX_TMPDIR"), str(temporary))
+        return {MARK: f"{self._mark}-{name}", **folders}
 
     def _serve(self, name: str, address: str) -> subprocess.Popen[bytes]:
         variables = {"HOME": str(self.home(name)), **self._own(name)}

@@ -48,6 +48,8 @@ class Person:
             # Beside what a person fills in: ports that nobody else has here, and the environment that is here already.
             "6379": str(gcs),
             "8265": str(self.dashboard),
+            "ray start --head": f"ray start --head --dashboard-agent-listen-port={free_port()}",
+            "ray start --address": f"ray start --dashboard-agent-listen-port={free_port()} --address",
             "make -C ~/latent-clip-pipeline setup": f"ln -sfn {sys.prefix} ~/latent-clip-pipeline/.venv",
         }
         text = (ROOT / "cluster/local.yaml").read_text()
@@ -68,8 +70,14 @@ class Person:
         file.write_text(yaml.safe_dump(settings))
         assert self.says("rsync-up", str(self.cluster), str(file), f"~/{name}").status() == 0
 
-    def submits(self, *arguments: str) -> Said:
-        return self.says("submit", str(self.cluster), str(SCRIPT), "--", *arguments)
+    def submits(self, *arguments: str, options: tuple[str, ...] = ()) -> Said:
+        return self.says("submit", str(self.cluster), str(SCRIPT), *options, "--", *arguments)
+
+    def sees(self, command: str) -> str:
+        """What a command on the head prints."""
+        seen = self.says("exec", str(self.cluster), command)
+        assert seen.status() == 0, seen.text
+        return seen.text
 
 
 class Said:
@@ -139,9 +147,8 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
 
 
 def _gpus(person: Person) -> str:
-    status = person.says("exec", str(person.cluster), "ray status")
-    assert status.status() == 0, status.text
-    return next((line.split("/")[1].split()[0] for line in status.text.splitlines() if line.endswith(" GPU")), "0")
+    lines = person.sees("ray status").splitlines()
+    return next((line.split("/")[1].split()[0] for line in lines if line.endswith(" GPU")), "0")
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +225,10 @@ def test_a_submitted_run_uses_all_machines_and_ends_without_one_that_dies(
     assert len({event["node"] for event in events(config, "encoder up")}) == 2
     assert events(config, "encoder lost")
 
-    second = person.submits("encode.yaml")
-    assert second.status() == 0, second.text
-    assert f"0 shards encoded now, {TARS} before" in second.text
-    assert f"sealed: {2 * TARS} tars" in second.text
+    assert person.submits("encode.yaml", options=("--tmux",)).status() == 0  # and the person is free to go
+    screen = "tmux capture-pane -p -J -S -"
+    wait_for("the end of a run in tmux", lambda: f"sealed: {2 * TARS} tars" in person.sees(screen))
+    assert f"0 shards encoded now, {TARS} before" in person.sees(screen)
 
 
 def test_what_is_wrong_with_a_request_is_said_in_one_line(person: Person, tars: Path, tmp_path: Path) -> None:
