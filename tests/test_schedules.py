@@ -22,7 +22,7 @@ from cronsim import CronSim
 from cluster.kuberay.start_reencode import read_template, reencode_job
 from encode_pipeline.latents.audit import Audit
 from encode_pipeline.latents.store import Store
-from tests.kubernetes_api import KubernetesApi, rayjob_faults
+from tests.kubernetes_api import KubernetesApi
 
 ROOT = Path(__file__).parent.parent
 SCHEDULE = ROOT / "cluster" / "schedule"
@@ -173,7 +173,7 @@ def test_cron_mails_the_end_of_the_log_when_it_fails(home: Path) -> None:
 
 
 def test_the_cronjob_starts_nothing_until_the_vae_is_another(home: Path, tmp_path: Path, other_small_vae: Path) -> None:
-    server = KubernetesApi(tmp_path, rayjob_faults)
+    server = KubernetesApi(tmp_path)
     environment = {**os.environ, **server.environment, "PYTHONPATH": str(ROOT)}
 
     def look(config: Path) -> subprocess.CompletedProcess[str]:
