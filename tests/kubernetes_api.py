@@ -18,23 +18,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cluster.check.documents import read_documents
+from cluster.check.kubernetes import kubernetes_findings
+
 NAMESPACE = "latents"
 TOKEN = "the token of latents-reencode"
-DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-LONGEST_NAME = 47
-"""What KubeRay lets a RayJob be called: it adds to it, and the names of services end at 63."""
 
 
 class KubernetesApi:
     """Runs until it is closed. `account` is the folder that a pod would find its token and the server's CA in."""
 
-    def __init__(self, folder: Path, faults: Callable[[Any], list[str]]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.account = folder / "account"
         self.jobs: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         self.fails_with: tuple[int, str] | None = None
         self.before_create: Callable[[], None] = lambda: None
-        self.faults = faults
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         trust_chain = write_certificates(folder)
@@ -84,9 +83,7 @@ class KubernetesApi:
         name = job["metadata"]["name"]
         if job["metadata"].get("namespace", NAMESPACE) != NAMESPACE:
             return _status(400, "BadRequest", "the namespace of the object does not match the request")
-        faults = self.faults(job)
-        if not DNS_LABEL.fullmatch(name) or len(name) > LONGEST_NAME:
-            faults.append(f"metadata.name: {name}: KubeRay refuses it")
+        faults = rayjob_faults(job)
         if faults:
             return _status(422, "Invalid", f'RayJob.ray.io "{name}" is invalid: {"; ".join(faults)}')
         with self._lock:
@@ -149,16 +146,13 @@ def _certificate(
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(
-        now + datetime.timedelta(days=1)
-    )
+    day = datetime.timedelta(days=1)
+    builder = builder.not_valid_before(now - day).not_valid_after(now + day)
     return builder.add_extension(extension, critical=False).sign(signed_by, hashes.SHA256())
 
 
 def rayjob_faults(job: Any) -> list[str]:
-    import sys
-
-    sys.path.insert(0, "/tmp/kube")
-    from full_crd import faults
-
-    return faults(job)
+    """What KubeRay's schema has against a RayJob, strictly: unknown keys, too."""
+    documents, findings = read_documents("request.json", json.dumps(job))
+    findings += [finding for document in documents for finding in kubernetes_findings(document)]
+    return [f"{finding.where}: {finding.reason}" for finding in findings]

@@ -19,7 +19,7 @@ from docker.utils.build import exclude_paths
 
 from cluster.kuberay.start_reencode import ATTEMPTS, RayJobs, read_template, start
 from encode_pipeline.latents.command import CheckFailed, RequestError
-from tests.kubernetes_api import KubernetesApi, rayjob_faults, write_certificates
+from tests.kubernetes_api import KubernetesApi, write_certificates
 
 ROOT = Path(__file__).parent.parent
 KUBERAY = ROOT / "cluster" / "kuberay"
@@ -31,7 +31,7 @@ FIRST, SECOND, THIRD = (f"reencode-0123456789abcdef-{number}" for number in (1, 
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    server = KubernetesApi(tmp_path, rayjob_faults)
+    server = KubernetesApi(tmp_path)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     yield server
@@ -172,9 +172,9 @@ def test_a_worker_has_time_to_hand_its_work_back_and_all_the_encoders_asked_for_
     (workers,) = cluster["workerGroupSpecs"]
     pod = workers["template"]["spec"]
     (container,) = pod["containers"]
-    shell = container["lifecycle"]["preStop"]["exec"]["command"][-1]
-    told, waited = map(int, re.findall(r"--now (\d+) && sleep (\d+)", shell)[0])
-    assert told == waited < pod["terminationGracePeriodSeconds"] <= 120
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command[:-1] == ["python", "-m", "cluster.spot_notice", "--now"]
+    assert int(command[-1]) < pod["terminationGracePeriodSeconds"] <= 120
     assert yaml.safe_load((KUBERAY / "encode.yaml").read_text())["actors"] == workers["maxReplicas"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 

@@ -75,7 +75,7 @@ class RayJobs:
             response = connection.getresponse()
             text = response.read()
         except (OSError, HTTPException) as error:
-            raise CheckFailed(f"{what}: {error or type(error).__name__}") from None
+            raise CheckFailed(f"{what}: {str(error) or type(error).__name__}") from None
         finally:
             connection.close()
         try:
