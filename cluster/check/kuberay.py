@@ -84,6 +84,9 @@ def _without_kubernetes(part: dict[str, Any]) -> dict[str, Any]:
     if "properties" in part:
         kept["properties"] = {name: _property(name, inner) for name, inner in part["properties"].items()}
         kept["additionalProperties"] = False
+        filled = {name for name, inner in part["properties"].items() if "default" in inner}
+        if filled & set(kept.get("required", [])):  # the server fills these in before it looks
+            kept["required"] = [name for name in kept["required"] if name not in filled]
     elif isinstance(part.get("additionalProperties"), dict):
         kept["additionalProperties"] = _without_kubernetes(part["additionalProperties"])
     if "items" in part:
