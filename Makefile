@@ -12,10 +12,10 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1-demo steer-demo test lint format typecheck download train eval bench soak lock clean
+.PHONY: help setup demo table1-demo steer-demo test lint format typecheck cluster-check download train eval bench soak lock clean
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## the environment, made with uv
 
@@ -42,6 +42,9 @@ format: $(STAMP) ## ruff: mend what it can
 
 typecheck: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
+
+cluster-check: $(STAMP) ## what is wrong with cluster/: Ray's, Kubernetes' and cron's files, without a cloud or a network
+	$(BIN)/python -m cluster.check $(FILES)
 
 $(DOWNLOAD)/.installed: download/requirements.lock
 	$(PYTHON) -m venv $(DOWNLOAD)

@@ -41,7 +41,7 @@ class IdleActor:
     def latents(self) -> int:
         return self._latents
 
-    def wind_down(self, seconds: float) -> None:
+    def wind_down(self, ends: float) -> None:
         pass
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from encode_pipeline.config import (
@@ -19,13 +19,13 @@ from encode_pipeline.config import (
 )
 from encode_pipeline.estimate import PlanRequest, estimate, show_estimate
 from encode_pipeline.latents.command import CheckFailed, RequestError, Verb, main
-from encode_pipeline.latents.shard_check import check_shards
 from encode_pipeline.latents.spec import SpecError
 from encode_pipeline.latents.status import StatusReader
 from encode_pipeline.latents.store import Store
-from encode_pipeline.latents.verify import Engine, Verdict, verify
 from encode_pipeline.preference_tars import PairsRequest, write_pairs
 from encode_pipeline.progress import clock_text, cost_text
+from encode_pipeline.reencode import ReencodeConfig, reencode, show_reencode
+from encode_pipeline.verification import verified
 
 
 def run_plan(request: PlanRequest) -> Mapping[str, Any]:
@@ -74,37 +74,11 @@ def _status_of(request: StatusRequest) -> StatusReader:
 
 
 def run_verify(request: VerifyRequest) -> Mapping[str, Any]:
-    engine = _verify_engine(request.engine)
     try:
         version = Store(request.store).version(request.version)
     except SpecError as error:
         raise CheckFailed(str(error)) from None
-    return verify(version, request.deep, request.sample, request.seed, engine, telling_verdicts()).to_dict()
-
-
-def telling_verdicts() -> Callable[[Verdict, int], None]:
-    """Says how far a check is after 1, 2, 4, … shards and then every hundredth part, however many there are."""
-    started = time.monotonic()
-
-    def tell(verdict: Verdict, shards: int) -> None:
-        done, step = verdict.shards, -(-shards // 100)
-        if done == shards or done % step == 0 or (done < step and done & (done - 1) == 0):
-            seconds = max(time.monotonic() - started, 1e-3)
-            rate = f"{verdict.bytes / 1e9:.2f} GB read, {verdict.bytes / 1e6 / seconds:.0f} MB/s"
-            left = f"{clock_text(seconds * (shards - done) / done)} left, {len(verdict.problems)} problem(s)"
-            print(f"verified {done}/{shards} shards, {rate}, {left}", file=sys.stderr, flush=True)
-
-    return tell
-
-
-def _verify_engine(name: str) -> Engine:
-    if name == "local":
-        return check_shards
-    try:
-        from encode_pipeline.on_ray.verify import check_on_ray
-    except ImportError as error:
-        raise RequestError(f"engine=ray: {error}; install latent-clip-pipeline[ray], or use engine=local") from None
-    return check_on_ray
+    return verified(version, request.deep, request.sample, request.seed, request.engine).to_dict()
 
 
 def run_seal(request: SealRequest) -> Mapping[str, Any]:
@@ -245,6 +219,13 @@ VERBS = {
     ),
     "seal": Verb(SealRequest, run_seal, "close a finished version and write its manifest", "store"),
     "promote": Verb(StoreRequest, run_promote, "make a sealed version the one that readers use", "store"),
+    "reencode": Verb(
+        ReencodeConfig,
+        reencode,
+        "encode anew if the VAE has changed; promote what passes the checks",
+        "source",
+        show_reencode,
+    ),
     "replay": Verb(ReplayRequest, run_replay, "make the views of one sample again and compare", "store", show_replay),
     "gc": Verb(GcRequest, run_gc, "free what no commit refers to", "store"),
     "pairs": Verb(PairsRequest, write_pairs, "preference pairs from parquet like Pick-a-Pic's to tars", "parquet"),

@@ -47,6 +47,15 @@ class Machines:
             _signal(process, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def shut_down_in_order(self, node: Node) -> None:
+        """What a system does that ends: everything is asked to stop."""
+        _signal(node.all_processes["raylet"][0].process.pid, signal.SIGTERM)
+
+    def head_process(self, name: str) -> int:
+        """One of the head's processes, by Ray's name for it."""
+        process: int = self._cluster.head_node.all_processes[name][0].process.pid
+        return process
+
     def freeze(self, node: Node) -> None:
         """Stops the machine in the middle of whatever it does; nobody is told."""
         for process in self.processes(node):

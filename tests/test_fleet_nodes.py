@@ -169,6 +169,27 @@ def test_with_a_minutes_notice_shards_are_finished_unless_the_machine_dies_befor
     reconcile(config)
 
 
+def test_a_machine_that_shuts_down_before_it_could_be_drained_costs_no_try(
+    cluster: Machines, traps: Traps, tmp_path: Path
+) -> None:
+    """As Google's may: none of its tars is suspected of having brought that about."""
+    write_tars(tmp_path / "tars")
+    config = settings(tmp_path, max_attempts=1)
+    held = traps.set("before-commit", "hold", times=3)
+    machine = cluster.add()
+    run = Run(config)
+    busy = held.wait(3, run)
+    cluster.shut_down_in_order(machine)
+    wait_for("the loss to be heard of", lambda: len(events(config, "retry")) == 3, run)
+    held.release()
+    cluster.add()
+    result = run.result()
+    assert result["ok"] and result["shards"]["done"] == 6
+    retries = {event["shard"]: event["blame"] for event in events(config, "retry")}
+    assert retries == {mark.shard: "preempted" for mark in busy}
+    reconcile(config)
+
+
 def test_a_machine_that_kills_every_tar_costs_none_of_them(cluster: Machines, tmp_path: Path) -> None:
     """The other one is held until the bad one has had its share; a tar has no second try that counts."""
     write_tars(tmp_path / "tars", tars=8)

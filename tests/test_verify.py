@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from encode_pipeline.__main__ import telling_verdicts
 from encode_pipeline.latents.command import main
 from encode_pipeline.latents.shard_check import READERS
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.latents.verify import Verdict
+from encode_pipeline.verification import telling_verdicts
 from tests.conftest import Configure, encode_and_seal
 from tests.test_killed import PATIENCE, hear_interrupts
 from tests.test_verify_deep import small_store

@@ -25,7 +25,23 @@ from encode_pipeline.latents.command import RequestError, Settings, build
 ENVIRONMENT = "LATENTS_FAILPOINTS"
 POLL = 0.01
 
-Place = Literal["before-read", "mid-shard", "after-build", "after-payload", "before-commit", "after-commit"]
+Place = Literal[
+    "before-read",
+    "mid-shard",
+    "after-build",
+    "after-payload",
+    "before-commit",
+    "after-commit",
+    "after-seal",
+    "after-verify",
+    "after-compare",
+    "before-promotion",
+    "after-promotion",
+    "after-lease",
+    "before-freeing",
+    "after-freeing",
+    "mid-freeing",
+]
 
 
 class Trap(Settings):

@@ -65,8 +65,12 @@ class ShardActor:
         """How many latents this process has made."""
         return self._latents
 
-    def wind_down(self, seconds: float) -> None:
-        """The machine goes away: what cannot be finished by then is given back, at once where that can be told."""
+    def wind_down(self, ends: float) -> None:
+        """The machine goes away: what cannot be finished by then is given back, at once where that can be told.
+
+        `ends` is by this machine's clock, which need not agree with the driver's: the notice was taken here.
+        """
+        seconds = ends - time.time()
         self._last_moment = time.monotonic() + seconds - max(1.0, LAST_MOMENT * seconds)
 
     def _load(self) -> ShardWork:

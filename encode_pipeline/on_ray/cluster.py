@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
+from ray.core.generated.common_pb2 import NodeDeathInfo
 
 from encode_pipeline.latents.command import RequestError
 
@@ -31,3 +32,9 @@ def joined() -> Iterator[bool]:
         yield bool(where)
     finally:
         ray.shutdown()
+
+
+def was_shut_down(node: str) -> bool:
+    """Whether a machine took its leave, as when its system ends: no tar can have brought that about."""
+    expected = NodeDeathInfo.Reason.Value("EXPECTED_TERMINATION")
+    return any(facts["NodeID"] == node and facts["DeathReason"] == expected for facts in ray.nodes())

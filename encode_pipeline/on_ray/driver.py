@@ -128,6 +128,8 @@ class Run:
         if source.name in encoder.excused or getattr(error, "preempted", False):
             encoder.excused.discard(source.name)
             self._metrics.retry("preempted")
+            text = describe_error(error)
+            self._listener.event("retry", None, shard=source.name, blame="preempted", error=text)
             self._work.give_back(source)
             return None
         self._metrics.retry("lost")

@@ -17,6 +17,7 @@ from encode_pipeline.config import EngineSettings
 from encode_pipeline.latents import failpoints
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.listener import Listener
+from encode_pipeline.on_ray.cluster import was_shut_down
 from encode_pipeline.on_ray.messages import Post
 from encode_pipeline.workload import SHARDS_IN_FLIGHT
 
@@ -55,7 +56,7 @@ class Encoder:
     leaves: bool = False
     """Its machine is about to go away."""
     excused: set[str] = field(default_factory=set)
-    """Shards that it lost with a machine of which it was known that it would go away."""
+    """Shards that it lost with a machine that went away in good order."""
     latents: int = 0
     heard: float = 0.0
     """When it last got any further."""
@@ -163,8 +164,9 @@ class Fleet:
         """Its process or machine is gone. Ray starts it again where there is room."""
         if encoder.up:
             self._listener.event("encoder lost", None, encoder=encoder.name, error=" ".join(str(error).split()))
-            encoder.excused = set(encoder.shards) if encoder.leaves else set()
-            encoder.failures += bool(encoder.shards) and not encoder.leaves
+            leaves = encoder.leaves or was_shut_down(encoder.node)  # before it could be drained
+            encoder.excused = set(encoder.shards) if leaves else set()
+            encoder.failures += bool(encoder.shards) and not leaves
             encoder.rests_until = time.monotonic() + max(RESTART_PAUSE, _rest_after(encoder.failures))
         encoder.up, encoder.leaves, encoder.node = False, False, ""
         encoder.rests_until = max(encoder.rests_until, time.monotonic() + RESTART_PAUSE)
@@ -249,11 +251,10 @@ class Fleet:
         draining = cluster_state.get_draining_nodes()
         for encoder in self.encoders:
             if encoder.up and not encoder.leaves and encoder.node in draining:
-                deadline = draining[encoder.node] / 1000  # 0 for none
-                seconds = max(0.0, deadline - time.time()) if deadline else 1e9
+                ends = draining[encoder.node] / 1000 or time.time() + 1e9  # by that machine's clock; 0 for none
                 encoder.leaves = True
-                encoder.handle.wind_down.remote(seconds)
-                text = f"{encoder.name}: its machine goes away in {seconds:.0f} s"
+                encoder.handle.wind_down.remote(ends)
+                text = f"{encoder.name}: its machine goes away in {max(0.0, ends - time.time()):.0f} s"
                 self._listener.event("draining", text, encoder=encoder.name, node=encoder.node)
 
 

@@ -1,0 +1,1 @@
+"""Encoding and re-encoding on Kubernetes, by KubeRay: what is applied, and what a CronJob runs."""
