@@ -333,7 +333,7 @@ def test_notice_then_drain_then_work_handed_back(
         aws.interrupt(120)
         gcp.say("preempted", "TRUE")
         watcher.wait_to_hear(f"{leaver.node_id}: drained, with")
-        wait_for("the driver to hear of it", lambda: events(config, "draining"), run)
+        wait_for("the driver to hear of it", lambda: "its machine goes away in" in capsys.readouterr().err, run)
         cluster.add()
         others.wait(3, run)
         if how != "aws":
