@@ -14,8 +14,8 @@ import pytest
 import ray
 from ray._private.state import state as cluster_state
 
-from cluster.metadata import AWS, GOOGLE, Aws, Google, Notice, Unclear, seconds_left
-from cluster.spot_notice import Drainer, RayNode, main, ray_nodes, the_cloud
+from cluster.metadata import Aws, Google, Notice, Unclear, seconds_left
+from cluster.spot_notice import Drainer, RayNode, drain_node, main, ray_nodes, the_cloud
 from encode_pipeline.config import EncodeConfig
 from tests.fleet import ROOT, Run, done, events, settings, write_tars
 from tests.machines import Machines, machines
@@ -203,7 +203,6 @@ def test_what_no_metadata_server_says_is_no_notice(
 def test_nobody_at_all_is_no_notice() -> None:
     with pytest.raises(Unclear, match="refused"):
         Aws("http://127.0.0.1:9", silent).look()
-    assert (AWS, GOOGLE) == ("http://169.254.169.254", "http://metadata.google.internal")
 
 
 def test_auto_finds_out_which_cloud_it_is_in(
@@ -256,6 +255,11 @@ def test_wrong_words_are_refused(words: list[str]) -> None:
 def test_without_a_node_there_is_nothing_to_drain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--now", "100", "--node-id", "nobody's"]) == 0
     assert "no Ray node on this machine" in capsys.readouterr().out
+
+
+def test_a_drain_that_is_refused_says_why() -> None:
+    refused = drain_node(RayNode("abcd", "127.0.0.1:9"), 10, "a test")
+    assert refused is not None and "Invalid hex ID" in refused
 
 
 def test_a_drain_is_tried_again_until_the_cluster_answers(
