@@ -14,7 +14,8 @@ from http.client import HTTPConnection, HTTPException
 from typing import Protocol
 from urllib.parse import urlsplit
 
-AWS, GOOGLE = "http://169.254.169.254", "http://metadata.google.internal"
+EVERYWHERE = "http://169.254.169.254"
+"""Both clouds' server. Google's has a name, too, but that would have to be looked up."""
 TIMEOUT = 2.0
 """Seconds that a metadata server gets for an answer; a healthy one takes a few milliseconds."""
 LARGEST = 64 * 1024
@@ -70,7 +71,7 @@ class Aws:
     name = "AWS"
 
     def __init__(self, url: str | None, say: Callable[[str], None]) -> None:
-        self._url, self._say = url or AWS, say
+        self._url, self._say = url or EVERYWHERE, say
         self._token, self._token_ends = "", 0.0
         self._recommended = ""
 
@@ -121,7 +122,7 @@ class Aws:
             answer = ask(self._url, "PUT", "/latest/api/token", {TOKEN_TTL: str(TOKEN_SECONDS)})
             seconds = answer.headers[TOKEN_TTL] or ""
             if answer.status != 200 or not seconds.isdigit() or not answer.text.strip().isascii():
-                raise Unclear(f"token: {answer.status} {_start(answer.text)}")
+                raise Unclear(f"no token: {answer.status}")  # and not its text, which may be one
             self._token, self._token_ends = answer.text.strip(), now + 0.9 * int(seconds)
         return self._token
 
@@ -132,7 +133,7 @@ class Google:
     name = "Google Cloud"
 
     def __init__(self, url: str | None, every: float) -> None:
-        self._url, self._wait = url or GOOGLE, max(1, round(every))
+        self._url, self._wait = url or EVERYWHERE, max(1, round(every))
         self._etag = "0"  # no value's: the first question is answered at once
 
     def look(self) -> Notice | None:

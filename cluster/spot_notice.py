@@ -6,7 +6,7 @@
 A drained node gets no more work. Encoders on it finish what they can before the deadline and give the rest back, and
 none of that counts as a try. Once nothing runs on a drained node, Ray ends it.
 
-It runs for weeks beside the work and needs 20 MB: Ray is not loaded, a node's id and its cluster's address stand in its
+It runs for weeks beside the work and needs 22 MB: Ray is not loaded, a node's id and its cluster's address stand in its
 raylet's command line, and the drain itself is Ray's own command in a process of its own, which may hang or die.
 """
 
@@ -73,7 +73,7 @@ class Drainer:
         for node in here:
             how = "drained, but still at work" if node.id in self._drained else "not drained"
             self._say_once(f"{node.id}: the time is over: {how}")
-        if not self._drained | here:
+        if not (self._drained or here):
             self._say_once("no Ray node on this machine: nothing to hand back")
         return {node.id for node in here} <= self._drained
 

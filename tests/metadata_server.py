@@ -15,6 +15,7 @@ from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 Trouble = Literal["500", "page", "garbage", "hang", "hang up"]
+TROUBLES: list[Trouble] = ["500", "page", "garbage", "hang", "hang up"]
 TOKEN, TOKEN_TTL = "X-aws-ec2-metadata-token", "X-aws-ec2-metadata-token-ttl-seconds"
 AWS, GOOGLE = "/latest/meta-data/", "/computeMetadata/v1/instance/"
 

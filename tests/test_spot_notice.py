@@ -1,4 +1,4 @@
-"""The cloud's notice: heard from both clouds and from no proxy, passed on to Ray, and what it does to a run."""
+"""The watcher on a worker: what it hears is passed on to Ray once, and what that does to a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ import pytest
 import ray
 from ray._private.state import state as cluster_state
 
-from cluster.metadata import AWS, GOOGLE, Aws, Google, Notice, Unclear, seconds_left
-from cluster.spot_notice import Drainer, RayNode, main, ray_nodes, the_cloud
+from cluster.metadata import Aws, Google, Notice
+from cluster.spot_notice import Drainer, RayNode, drain_node, main, ray_nodes, the_cloud
 from encode_pipeline.config import EncodeConfig
 from tests.fleet import ROOT, Run, done, events, settings, write_tars
 from tests.machines import Machines, machines
-from tests.metadata_server import MetadataServer, Trouble, metadata_server
+from tests.metadata_server import TROUBLES, MetadataServer, metadata_server
 from tests.reckoning import reconcile
 from tests.traps import Traps, wait_for
-
-TROUBLES: list[Trouble] = ["500", "page", "garbage", "hang", "hang up"]
 
 
 @pytest.fixture
@@ -94,118 +92,6 @@ class Command:
         self.process.wait()
 
 
-def silent(text: str) -> None:
-    pass
-
-
-def check_ends(notice: Notice | None, asked: float, seconds: float, slack: float = 1.0) -> None:
-    """That a notice ends so long after it was asked for; a time as text has no parts of a second."""
-    assert notice is not None
-    assert asked + seconds - slack <= notice.ends <= time.monotonic() + seconds
-
-
-def test_aws_gives_a_token_once_and_again_when_its_time_is_over_or_it_is_not_accepted(aws: MetadataServer) -> None:
-    cloud = Aws(aws.url, silent)
-    assert [cloud.look() for _ in range(3)] == [None, None, None]
-    assert len(aws.tokens) == 1 and aws.asked["GET /latest/meta-data/spot/instance-action"] == 3
-    aws.forget_tokens()
-    assert cloud.look() is None
-    assert aws.tokens[1:] == ["nobody's", "token-2"]
-    short = Aws(aws.url, silent)
-    aws.token_seconds = 0
-    aws.interrupt(100)
-    assert short.look() and short.look()
-    assert aws.tokens[3:] == ["token-3", "token-4"]
-
-
-@pytest.mark.parametrize("ahead", [0.0, 86400.0, -5000.0])
-def test_aws_tells_the_time_that_is_left_by_its_own_clock(aws: MetadataServer, ahead: float) -> None:
-    aws.clock = ahead
-    aws.interrupt(100)
-    asked = time.monotonic()
-    notice = Aws(aws.url, silent).look()
-    check_ends(notice, asked, 100, slack=3.0)
-    assert notice and notice.what.startswith("AWS: terminate at 2")
-
-
-def test_without_a_time_that_can_be_believed_there_are_two_minutes() -> None:
-    noon = "Tue, 03 Mar 2026 12:00:00 GMT"
-    assert seconds_left("2026-03-03T12:01:30Z", noon) == 90
-    assert seconds_left("2026-03-03T11:59:58Z", noon) == 0
-    for ends, date in (
-        ("2026-03-03T12:01:30Z", None),
-        ("2026-03-03T12:01:30Z", "yesterday"),
-        ("2026-03-03T12:01:30", noon),
-        ("soon", noon),
-        (None, noon),
-        ("2026-03-04T12:01:30Z", noon),
-        ("1970-01-01T00:00:00Z", noon),
-    ):
-        assert seconds_left(ends, date) == 120
-
-
-def test_aws_without_a_date_and_with_what_does_not_end_the_machine(aws: MetadataServer) -> None:
-    cloud = Aws(aws.url, silent)
-    aws.dated = False
-    aws.interrupt(10, "stop")
-    asked = time.monotonic()
-    check_ends(cloud.look(), asked, 120)
-    for text in ('{"action": "dance", "time": "2026-03-03T12:01:30Z"}', '"terminate"', "[]", "", "terminate"):
-        aws.say("spot/instance-action", text)
-        with pytest.raises(Unclear, match="instance-action: 200"):
-            cloud.look()
-
-
-def test_a_rebalance_recommendation_is_told_of_and_drains_nothing(aws: MetadataServer) -> None:
-    said: list[str] = []
-    cloud = Aws(aws.url, said.append)
-    aws.say("events/recommendations/rebalance", '{"noticeTime": "2026-03-03T12:00:00Z"}')
-    assert [cloud.look() for _ in range(3)] == [None, None, None]
-    assert len(said) == 1 and "2026-03-03T12:00:00Z" in said[0]
-
-
-def test_google_says_so_while_it_is_waited_for(gcp: MetadataServer) -> None:
-    cloud = Google(gcp.url, every=100.0)
-    assert cloud.look() is None
-    waiting = Run(settings(Path()), lambda _: cloud.look())
-    wait_for("the question", lambda: gcp.asked["GET /computeMetadata/v1/instance/preempted"] == 2, waiting)
-    gcp.say("preempted", "TRUE")
-    notice = waiting.result()
-    assert notice.what == "Google Cloud: preempted"
-    check_ends(notice, time.monotonic() - 30, 30, slack=0.0)
-    assert 0 < notice.ends - time.monotonic() <= 30
-
-
-def test_google_maintenance_counts_where_it_ends_the_machine(gcp: MetadataServer) -> None:
-    cloud = Google(gcp.url, every=1.0)
-    gcp.say("maintenance-event", "MIGRATE_ON_HOST_MAINTENANCE")
-    assert cloud.look() is None
-    gcp.say("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")
-    asked = time.monotonic()
-    check_ends(cloud.look(), asked, 60)
-
-
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_what_no_metadata_server_says_is_no_notice(
-    aws: MetadataServer, gcp: MetadataServer, trouble: Trouble, hasty: None
-) -> None:
-    amazon, google = Aws(aws.url, silent), Google(gcp.url, every=1.0)
-    strangers = Aws(aws.url, silent), Google(gcp.url, every=1.0)
-    assert amazon.look() is None and google.look() is None
-    aws.trouble = gcp.trouble = trouble
-    for cloud in (amazon, google, *strangers):
-        with pytest.raises(Unclear):
-            cloud.look()
-    aws.trouble = gcp.trouble = None
-    assert amazon.look() is None and google.look() is None
-
-
-def test_nobody_at_all_is_no_notice() -> None:
-    with pytest.raises(Unclear, match="refused"):
-        Aws("http://127.0.0.1:9", silent).look()
-    assert (AWS, GOOGLE) == ("http://169.254.169.254", "http://metadata.google.internal")
-
-
 def test_auto_finds_out_which_cloud_it_is_in(
     aws: MetadataServer, gcp: MetadataServer, hasty: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +142,11 @@ def test_wrong_words_are_refused(words: list[str]) -> None:
 def test_without_a_node_there_is_nothing_to_drain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--now", "100", "--node-id", "nobody's"]) == 0
     assert "no Ray node on this machine" in capsys.readouterr().out
+
+
+def test_a_drain_that_is_refused_says_why() -> None:
+    refused = drain_node(RayNode("abcd", "127.0.0.1:9"), 10, "a test")
+    assert refused is not None and "Invalid hex ID" in refused
 
 
 def test_a_drain_is_tried_again_until_the_cluster_answers(
@@ -333,7 +224,7 @@ def test_notice_then_drain_then_work_handed_back(
         aws.interrupt(120)
         gcp.say("preempted", "TRUE")
         watcher.wait_to_hear(f"{leaver.node_id}: drained, with")
-        wait_for("the driver to hear of it", lambda: events(config, "draining"), run)
+        wait_for("the driver to hear of it", lambda: "its machine goes away in" in capsys.readouterr().err, run)
         cluster.add()
         others.wait(3, run)
         if how != "aws":
