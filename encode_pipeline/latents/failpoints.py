@@ -34,6 +34,7 @@ Place = Literal[
     "after-commit",
     "before-promotion",
     "after-promotion",
+    "before-current",
     "after-lease",
     "before-freeing",
     "after-freeing",
