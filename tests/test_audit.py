@@ -34,10 +34,11 @@ def test_entries_come_back_in_order(open_store: OpenStore) -> None:
 
 
 def test_racing_writers_take_a_number_each(faulty: FaultyBucket, tmp_path: Path) -> None:
-    for storage in map(Storage, (f"{faulty.url}/store", tmp_path, f"memory://{uuid.uuid4().hex}")):
+    for address in (f"{faulty.url}/store", str(tmp_path), f"memory://{uuid.uuid4().hex}"):
+        audit = Audit(Storage(address))
         with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda number: Audit(storage).record("verified", f"{number}", "race"), range(12)))
-        entries = Audit(storage).entries()
+            list(pool.map(audit.record, ["verified"] * 12, map(str, range(12)), ["race"] * 12))
+        entries = audit.entries()
         assert [entry.number for entry in entries] == list(range(1, 13))
         assert {entry.version for entry in entries} == {f"{number}" for number in range(12)}
 
