@@ -121,7 +121,7 @@ def test_a_store_that_may_not_be_written_is_read_all_the_same(
 ) -> None:
     (version,) = versions_of(f"{faulty.url}/store", spec, tmp_path, 1)
     (local,) = versions_of(tmp_path / "store", spec, tmp_path / "local", 1)
-    (tmp_path / "store" / "leases").write_text("in the way")  # to the root user nothing is forbidden
+    (tmp_path / "store" / "leases").symlink_to("nowhere")  # to the root user nothing else is forbidden
     for method in ("PUT", "POST", "DELETE"):
         faulty.s3.add("403", method=method, times=None)
     capsys.readouterr()
