@@ -24,6 +24,7 @@ from encode_pipeline.latents.store import Store
 from encode_pipeline.preference_tars import PairsRequest, write_pairs
 from encode_pipeline.progress import clock_text, cost_text
 from encode_pipeline.reencode import ReencodeConfig, reencode, show_reencode
+from encode_pipeline.store_verbs import run_gc, run_history, run_promote, run_seal, show_gc, show_history
 from encode_pipeline.verification import verified
 
 
@@ -78,40 +79,12 @@ def run_verify(request: VerifyRequest) -> Mapping[str, Any]:
     return verified(version, request.deep, request.sample, request.seed, request.engine).to_dict()
 
 
-def run_seal(request: SealRequest) -> Mapping[str, Any]:
-    version = Store(request.store).version(request.version)
-    tars = version.seal(request.accept_failed, request.accept_missing)
-    return {"fingerprint": version.fingerprint, "tars": tars, "manifest": version.storage.url("manifest.parquet")}
-
-
-def run_promote(request: StoreRequest) -> Mapping[str, Any]:
-    store = Store(request.store)
-    version = store.version(request.version)
-    return {"before": store.promote(version), "promoted": version.fingerprint}
-
-
 def run_preview(request: PreviewRequest) -> Mapping[str, Any]:
     try:
         from encode_pipeline.preview.run import preview
     except ImportError as error:
         raise RequestError(f"preview: {error}; install latent-clip-pipeline[encode,report]") from None
     return preview(request)
-
-
-def run_gc(request: GcRequest) -> Mapping[str, Any]:
-    store = Store(request.store)
-    freed: dict[str, int] = {}
-    retired = [] if request.keep is None else store.retired(request.keep)
-    for fingerprint in retired:
-        freed[fingerprint] = sum(store.storage.files(fingerprint).values())
-    for fingerprint in set(store.versions()) - set(retired):
-        version = store.version(fingerprint)
-        for folder, size in version.unreferenced().items():
-            freed[f"{fingerprint}/{folder}"] = size
-    if not request.dry_run:
-        for path in freed:
-            store.storage.delete(path)
-    return {"dry_run": request.dry_run, "freed": freed, "bytes": sum(freed.values())}
 
 
 def run_replay(request: ReplayRequest) -> Mapping[str, Any]:
@@ -216,7 +189,8 @@ VERBS = {
         show_reencode,
     ),
     "replay": Verb(ReplayRequest, run_replay, "make the views of one sample again and compare", "store", show_replay),
-    "gc": Verb(GcRequest, run_gc, "free what no commit refers to", "store"),
+    "gc": Verb(GcRequest, run_gc, "free what no commit refers to, and versions nobody needs", "store", show_gc),
+    "history": Verb(StoreRequest, run_history, "what was decided about a store, by whom", "store", show_history),
     "pairs": Verb(PairsRequest, write_pairs, "preference pairs from parquet like Pick-a-Pic's to tars", "parquet"),
 }
 

@@ -250,8 +250,11 @@ class SealRequest(StoreRequest):
     accept_missing: bool = Field(False, description="leave out every planned shard without a commit")
 
 
-class GcRequest(StoreRequest):
+class GcRequest(Settings):
+    store: str = Field(description="folder of the latent store: a path, s3://…, gs://…")
     keep: int | None = Field(None, ge=0, description="also free versions once promoted, but for the last so many")
+    refused: bool = Field(False, description="also free versions that failed a check and were not promoted since")
+    release: str | None = Field(None, min_length=1, description="take away the lease of this holder, who is gone")
     dry_run: bool = Field(False, description="only say what would be freed")
 
 

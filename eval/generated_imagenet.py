@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from encode_pipeline.config import EngineSettings, PositiveInt
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import SourceShard
+from encode_pipeline.latents.lease import leased
 from encode_pipeline.latents.spec import LatentSpec, Scale, canonical_json, digest
 from encode_pipeline.latents.store import Store, Version
 
@@ -111,12 +112,13 @@ def generate_imagenet(config: GenerateConfig) -> dict[str, Any]:
     version.storage.create(CLASSES, canonical_json(labels.to_dict(), indent=1))
     open_work = partial(ShardGenerator, generator, version, config) if is_local else None
     del generator
-    result = do_shards(sources, version, config, open_work)
+    with leased(data, "generate-imagenet", config.out):
+        result = do_shards(sources, version, config, open_work)
+        lacking = refusals(data, data.sealed_shards() if config.limit is None else map(shard_of, sources))
     done = version.done()
     made = [source.name for source in sources if source.name in done]
     items = sum(commit.encoded for commit in version.commits(made))
-    gone_over = data.sealed_shards() if config.limit is None else map(shard_of, sources)
-    rejected, lacking = refusals(version, made), refusals(data, gone_over)
+    rejected = refusals(version, made)
     if result["ok"] and config.limit is None and items:
         version.storage.create(LACKING, canonical_json(lacking, indent=1))  # before anyone can evaluate it
         version.seal()

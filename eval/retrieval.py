@@ -6,6 +6,7 @@ Counted as CLIP_benchmark counts: a picture's own captions are right and no othe
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ class RetrievalConfig(EvaluationConfig):
 
 def retrieval(config: RetrievalConfig) -> dict[str, Any]:
     """How often a caption finds its picture, and a picture one of its captions, among the first 1, 5 and 10."""
-    with ranks_of_torchrun() as ranks:
+    with ranks_of_torchrun() as ranks, ExitStack() as stack:
         model = open_model(config.checkpoint)
-        subject = open_subject(config, model, ranks, None)
+        subject = stack.enter_context(open_subject(config, model, ranks, None))
 
         def conclude(done: list[DonePart]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             lines = [line for part in done for line in part.lines]

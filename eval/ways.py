@@ -8,13 +8,16 @@ decoded  latents are decoded to pictures, and for a model of latents encoded aga
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from encode_pipeline.latents.command import RequestError
+from encode_pipeline.latents.lease import leased
 from encode_pipeline.latents.spec import VaeIdentity
 from encode_pipeline.latents.store import Store
 from eval.class_names import ClassList, listed_classes
@@ -37,14 +40,19 @@ class Labels:
     classes: Path | None
 
 
+@contextmanager
 def open_subject(
     config: EvaluationConfig, model: LatentClip | PixelClip, ranks: Ranks, labels: Labels | None
-) -> Subject:
-    """The data that were asked for; without labels, they have captions."""
+) -> Iterator[Subject]:
+    """The data that were asked for; without labels, they have captions. A store's version is held meanwhile."""
     # A web server lists no folders, so no store lies on one.
     if not config.data.startswith(("http://", "https://")) and (store := Store(config.data)).versions():
-        stored = StoredPictures(store.version(config.version), config.view, config.cache)
-        return _of_store(config, model, stored, labels)
+        version = store.version(config.version)
+        holder = config.out or f"process-{os.getpid()}"
+        with leased(version, "eval", holder) if ranks.is_first else nullcontext():
+            stored = StoredPictures(version, config.view, config.cache)
+            yield _of_store(config, model, stored, labels)
+        return
     pictures = open_pictures(config.data, labels.classes if labels else None)
     if labels is not None:
         pictures.require_labels()
@@ -52,7 +60,7 @@ def open_subject(
         pictures.require_captions()
     if config.way or config.view or config.version:
         raise RequestError(f"{config.data}: way, view and version are of latent stores, and these are pictures")
-    return _of_pictures(config, model, pictures, ranks)
+    yield _of_pictures(config, model, pictures, ranks)
 
 
 def _of_store(

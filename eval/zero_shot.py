@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -56,9 +57,9 @@ class Prediction:
 
 def zero_shot(config: ZeroShotConfig) -> dict[str, Any]:
     """How often a model finds the class of a picture, over all pictures of a data set."""
-    with ranks_of_torchrun() as ranks:
+    with ranks_of_torchrun() as ranks, ExitStack() as stack:
         model = open_model(config.checkpoint)
-        subject = open_subject(config, model, ranks, Labels(config.label, config.classes))
+        subject = stack.enter_context(open_subject(config, model, ranks, Labels(config.label, config.classes)))
         assert subject.classes is not None
         classes = subject.classes
         shown = distinct(classes.names)

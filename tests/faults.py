@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-Do = Literal["503", "412", "409", "reset", "delay", "cut", "short", "flip", "flip-up", "overwrite", "lose-reply"]
+Do = Literal["503", "403", "412", "409", "reset", "delay", "cut", "short", "flip", "flip-up", "overwrite", "lose-reply"]
 ERRORS = {
     "503": (503, "SlowDown", "Please reduce your request rate."),
+    "403": (403, "AccessDenied", "Access Denied"),
     "412": (412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold"),
     "409": (409, "ConditionalRequestConflict", "A conflicting conditional operation is in progress"),
 }
@@ -22,6 +23,7 @@ class Fault:
     """What goes wrong with which requests.
 
     503                    SlowDown, and nothing is done
+    403                    AccessDenied, and nothing is done
     412 409                these answers to a conditional write, and nothing is done, whatever is there
     reset                  the connection is closed, and nothing is done
     delay                  `seconds` pass first; other rules may then apply too

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import digest
+from encode_pipeline.latents.store import Version
 from train.config import TrainConfig
 from train.open_files import allow_open_files
 from train.order import Numbers, Piece, Shares, Stream, Window
@@ -134,9 +135,9 @@ class LatentData:
         allow_open_files(2 * 3 * sum(min(mix, store.tars.num_rows) for store in self._stores), f"mix={mix}")
 
 
-def open_data(config: TrainConfig, tokenizer: Any) -> LatentData:
+def open_data(config: TrainConfig, tokenizer: Any, versions: Mapping[str, Version] | None = None) -> LatentData:
     """The stores of a run, ready to be read; those that do not fit together are refused."""
-    return LatentData(open_stores(config), config, tokenizer)
+    return LatentData(open_stores(config, versions), config, tokenizer)
 
 
 class _Reading:

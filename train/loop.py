@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, to_yaml
 from encode_pipeline.latents.disk import replace
+from encode_pipeline.latents.store import Version
 from train.checkpoint import checkpoints, save_checkpoint
 from train.config import TrainConfig, architecture_of
 from train.curves import write_curves
@@ -32,7 +34,9 @@ from train.resume import content_of, resume
 from train.schedule import learning_rate
 from train.step import Towers, backward, in_pieces
 from train.stopping import Stop
+from train.stores import addresses_of
 from train.text_tower import load_text_tower
+from train.versions import held_versions, remember
 from train.zero_shot import ZeroShotSet
 
 SECONDS_BETWEEN_CURVES = 60
@@ -42,7 +46,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """Trains a model on sealed latent stores and returns where it stands at the end."""
     with ranks_of_torchrun() as ranks, Stop() as stop:
         try:
-            return _train(config, ranks, stop)
+            stores = dict.fromkeys(addresses_of(config), config.version)
+            if config.zero_shot is not None:
+                stores.setdefault(config.zero_shot, None)
+            with held_versions("train", config.out, stores, ranks) as versions:
+                return _train(config, versions, ranks, stop)
         except RequestError:
             if ranks.local == 0:
                 raise
@@ -57,14 +65,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
             raise CheckFailed(f"process {ranks.rank} of {ranks.world}: ends because another one has") from None
 
 
-def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
+def _train(config: TrainConfig, versions: Mapping[str, Version], ranks: Ranks, stop: Stop) -> dict[str, Any]:
     began = drawn = time.monotonic()
     pieces, total = config.pieces(ranks.world), config.total_steps
     config.out.mkdir(parents=True, exist_ok=True)
     architecture = architecture_of(config.model)
     tokenizer = tokenizer_for(architecture)
-    data = open_data(config, tokenizer)
-    labelled = _labelled(config, data)
+    data = open_data(config, tokenizer, versions)
+    labelled = _labelled(config, versions, data)
 
     torch.manual_seed(config.seed)
     model = build_model(architecture, data.spec.shape[0], data.spec.shape[1], config.loss)
@@ -77,6 +85,8 @@ def _train(config: TrainConfig, ranks: Ranks, stop: Stop) -> dict[str, Any]:
     groups, betas = parameter_groups(model, config.weight_decay), (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
     first = step = resume(config, data, architecture, model, optimizer, ranks)
+    if ranks.is_first:
+        remember(config.out, versions)
     if config.compile:
         model.compile()
     parallel = DistributedDataParallel(model) if ranks.world > 1 else model
@@ -161,11 +171,12 @@ def _log(config: TrainConfig, ranks: Ranks, step: int) -> AbstractContextManager
     return MetricsLog(config.out, step, config.total_steps, config.tensorboard, config.wandb, settings)
 
 
-def _labelled(config: TrainConfig, data: LatentData) -> ZeroShotSet | None:
+def _labelled(config: TrainConfig, versions: Mapping[str, Version], data: LatentData) -> ZeroShotSet | None:
     """The pictures to classify now and then, if there are any."""
     if config.zero_shot is None:
         return None
-    return ZeroShotSet(config.zero_shot, config.classes, data.spec, config.cache or config.out / "cache")
+    name = versions[config.zero_shot].fingerprint
+    return ZeroShotSet(config.zero_shot, config.classes, data.spec, config.cache or config.out / "cache", version=name)
 
 
 def _accuracy(

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +30,16 @@ import torch
 from encode_pipeline.latents.command import CheckFailed, RequestError, to_yaml
 from encode_pipeline.latents.disk import replace
 from encode_pipeline.latents.spec import LatentSpec, digest
+from encode_pipeline.latents.store import Version
 from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from train.config import Architecture, PickScoreConfig
+from train.distributed import Ranks
 from train.metrics import MetricsLog
 from train.model import parameter_groups, restore_model, tokenizer_for
 from train.pair_scores import Scorer, agreement, preference_loss
 from train.preferences import PreferencePairs, training_batches
 from train.stopping import Stop
+from train.versions import held_versions, remember
 from train.zero_shot import check_latents
 
 FREE = {"data", "validation", "test", "out", "log_every", "keep_checkpoints"}
@@ -44,17 +48,19 @@ FREE = {"data", "validation", "test", "out", "log_every", "keep_checkpoints"}
 
 def fine_tune(config: PickScoreConfig) -> dict[str, Any]:
     """Fine-tunes a model on preference pairs and returns how it did before and after."""
-    with Stop() as stop:
-        return _fine_tune(config, stop)
-
-
-def _fine_tune(config: PickScoreConfig, stop: Stop) -> dict[str, Any]:
-    began = time.monotonic()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError("pickscore is one process; start it without torchrun")
+    stores = dict.fromkeys(store for store in (config.data, config.validation, config.test) if store is not None)
+    alone = Ranks(0, 1, torch.device("cpu"))
+    with Stop() as stop, held_versions("pickscore", config.out, stores, alone) as versions:
+        return _fine_tune(config, versions, stop)
+
+
+def _fine_tune(config: PickScoreConfig, versions: Mapping[str, Version], stop: Stop) -> dict[str, Any]:
+    began = time.monotonic()
     tuning = _begin_or_go_on(config)
     given = [store for store in (config.data, config.validation, config.test) if store is not None]
-    pairs, validation, *test = (PreferencePairs(store, config.out / "cache") for store in given)
+    pairs, validation, *test = (PreferencePairs(store, config.out / "cache", versions[store]) for store in given)
     identity = {"pairs": _identity(pairs), "validation": _identity(validation)}
     if tuning.identity not in (None, identity):
         raise RequestError(f"{config.out}: was begun on other pairs than data= and validation= hold; use another out=")
@@ -71,6 +77,7 @@ def _fine_tune(config: PickScoreConfig, stop: Stop) -> dict[str, Any]:
     scorer = Scorer(model, tokenizer, tuning.spec, bfloat16=config.precision == "bfloat16")
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.yaml").write_text(to_yaml(config))
+    remember(config.out, versions)
 
     if not held_out:
         held_out.append({"step": 0, **scorer.judge(validation, config.batch_size)})

@@ -15,7 +15,7 @@ from torch import Tensor
 from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.reader import LatentShard
-from encode_pipeline.latents.store import Store
+from encode_pipeline.latents.store import Store, Version
 from train.open_files import allow_open_files
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -48,8 +48,8 @@ class PreferencePairs:
     A pair that lacks a side, as when the encoder refused its picture, is left out and counted in `incomplete`.
     """
 
-    def __init__(self, store: str, cache: Path) -> None:
-        self.version = Store(store).version(None)
+    def __init__(self, store: str, cache: Path, version: Version | None = None) -> None:
+        self.version = version or Store(store).version()
         self.spec = self.version.spec
         rows = [row for row in self.version.manifest().to_pylist() if row["view"] == 0]
         allow_open_files(len(rows), store)

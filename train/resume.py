@@ -77,7 +77,10 @@ def _check_same_run(content: dict[str, Any], config: TrainConfig, data: LatentDa
         raise RequestError(f"{where}: its checkpoint holds a model only, nothing to go on from; use another out=")
     before = LatentSpec.from_dict(content["spec"], f"{where}: checkpoint")
     if before.fingerprint != data.spec.fingerprint:
-        raise RequestError(f"{where}: was trained on other latents ({before.difference(data.spec)}); use another out=")
+        raise RequestError(
+            f"{where}: was trained on other latents ({before.difference(data.spec)} in data=); use another out=, or "
+            f"version={before.fingerprint}"
+        )
     now = config.model_dump(mode="json")
     for key, value in content["settings"].items():
         if key not in FREE and key in now and now[key] != value:

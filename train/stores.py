@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -51,16 +52,21 @@ class LatentStore:
         return int(room[-count:].sum())
 
 
-def open_stores(config: TrainConfig) -> list[LatentStore]:
-    """The stores of a run. What does not fit the first is refused."""
+def addresses_of(config: TrainConfig) -> list[str]:
+    """Where the stores of a run are."""
     addresses = [config.data] if isinstance(config.data, str) else list(config.data)
     if not addresses:
         raise RequestError("data: no store")
     if config.version is not None and len(addresses) > 1:
         raise RequestError(f"version={config.version}: of which of the {len(addresses)} stores?")
+    return addresses
+
+
+def open_stores(config: TrainConfig, versions: Mapping[str, Version] | None = None) -> list[LatentStore]:
+    """The stores of a run, at these versions, or at those that a new run reads. What does not fit is refused."""
     stores = []
-    for address in addresses:
-        version = Store(address).version(config.version)
+    for address in addresses_of(config):
+        version = versions[address] if versions else Store(address).version(config.version)
         tars = _tars(version)
         samples = int(_numbers(tars, "samples").sum()) // version.spec.views
         if not samples:

@@ -138,7 +138,10 @@ class ZeroShotSet:
 def check_latents(trained_on: LatentSpec, given: LatentSpec, where: str) -> None:
     """Refuses latents of another VAE or shape; another scale of the same VAE is converted."""
     if given.vae.weights_sha256 != trained_on.vae.weights_sha256 or given.shape != trained_on.shape:
-        raise SpecError(f"{where}: these latents are not the model's: {trained_on.difference(given)}")
+        raise SpecError(
+            f"{where}: these latents are not the model's: {trained_on.difference(given)} here; "
+            "take a version that was made as the model's were, or another model"
+        )
 
 
 def embed_classes(

@@ -5,7 +5,12 @@
     writer.py    a latent shard tar, reproducible byte for byte
     reader.py    that tar by memory map, any sample in any order
     commit.py    the record that says a source shard is done
-    store.py     versions, plans, commits, seal, promote, gc
+    version.py   one version: plans, commits, seal
+    store.py     all versions, and which of them is promoted
+    promotion.py    which version readers use, and which they used before
+    lease.py     who is using a version
+    freeing.py   versions that nobody needs any more
+    audit.py     what was decided, by whom and why
     cache.py     shards as local files, checked on arrival
     bounded.py   a folder that processes share and that never holds too much
     verify.py    is every byte what the commits say

@@ -37,6 +37,7 @@ Place = Literal[
     "after-compare",
     "before-promotion",
     "after-promotion",
+    "before-current",
     "after-lease",
     "before-freeing",
     "after-freeing",

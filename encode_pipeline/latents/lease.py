@@ -85,10 +85,14 @@ def check_not_freed(storage: Storage, fingerprint: str) -> None:
 
 
 def check_not_being_freed(storage: Storage, fingerprint: str) -> None:
-    if any(name.startswith(FREEING) for name in storage.names(f"{FOLDER}/{fingerprint}")):
+    if is_being_freed(storage, fingerprint):
         raise RequestError(
             f"{storage.url(fingerprint)}: is being freed by gc; if that was interrupted, the next gc finishes it"
         )
+
+
+def is_being_freed(storage: Storage, fingerprint: str) -> bool:
+    return any(name.startswith(FREEING) for name in storage.names(f"{FOLDER}/{fingerprint}"))
 
 
 def leases(storage: Storage, fingerprint: str = "") -> list[Lease]:

@@ -10,6 +10,7 @@ promotes next finishes what it began.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -63,12 +64,16 @@ class Promotions:
                 self._record(promotion)
             finished += begun
             history = [*history, *(promotion.fingerprint for promotion in begun)]
+            failpoint("before-current", history[-1])
             self.storage.replace(CURRENT, canonical_json({"fingerprint": history[-1], "history": history}))
         return history, finished
 
     def promote(self, fingerprint: str, why: str) -> str | None:
         """Makes a version the one that readers use; returns the one before."""
         history, finished = self.finish()
+        for one in finished:
+            told = f"promotion {one.number}, of {one.fingerprint}, had been begun by another process: finished"
+            print(f"{self.storage.url()}: {told}", file=sys.stderr, flush=True)
         before = history[-1] if history else None
         if before == fingerprint:
             return finished[-1].before if finished else before
@@ -105,12 +110,10 @@ class Promotions:
     def _parse_history(self, data: bytes) -> list[str]:
         try:
             content = json.loads(data)
-            history = [str(name) for name in content["history"]]
-            if history[-1] == content["fingerprint"]:
-                return history
-        except (ValueError, KeyError, TypeError, IndexError):
-            pass
-        raise StorageError(f"{self.storage.url(CURRENT)}: does not name a version") from None
+            history, fingerprint = [str(name) for name in content["history"]], str(content["fingerprint"])
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(f"{self.storage.url(CURRENT)}: does not name a version") from None
+        return history if history[-1:] == [fingerprint] else [*history, fingerprint]
 
 
 def _path(number: int) -> str:

@@ -113,7 +113,7 @@ class LatentSpec(Settings):
         """The first thing in which two specs differ in meaning, as `key: this against that`."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         if mine["vae"]["weights_sha256"] != theirs["vae"]["weights_sha256"]:
-            ours, foreign = (f"{vae.name} ({vae.weights_sha256[:12]})" for vae in (self.vae, other.vae))
+            ours, foreign = (f"{vae.name} (weights {vae.weights_sha256[:12]})" for vae in (self.vae, other.vae))
             return f"vae: {ours} against {foreign}"
         mine["vae"].pop("name"), theirs["vae"].pop("name")
         for key, value in mine.items():

@@ -63,6 +63,9 @@ class Store:
             fingerprint = versions[0]
         matches = [name for name in versions if name.startswith(fingerprint)]
         if len(matches) != 1:
+            for name in self.storage.folders("leases"):
+                if name.startswith(fingerprint):
+                    check_not_being_freed(self.storage, name)  # its spec is the first that goes
             raise RequestError(f"{self.storage.url()}: no one version {fingerprint}; there are {', '.join(versions)}")
         check_not_being_freed(self.storage, matches[0])
         path = f"{matches[0]}/spec.json"
