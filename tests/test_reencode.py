@@ -20,6 +20,7 @@ pytest.importorskip("jinja2")
 from encode_pipeline.__main__ import VERBS
 from encode_pipeline.latents.audit import Audit
 from encode_pipeline.latents.command import main
+from encode_pipeline.latents.lease import leases
 from encode_pipeline.latents.store import Store
 from tests.changed_vaes import DEMO_VAE, one_weight_changed, saved_again, untrained
 from tests.test_boundaries import ROOT, run_without
@@ -215,6 +216,11 @@ def test_what_was_refused_is_not_checked_again_until_somebody_asks(schedule: Sch
         assert "without --if-changed, it is checked again" in result["why"]
     assert schedule.files() == before and "verified" not in schedule.said
 
+    schedule.capsys.readouterr()
+    assert main("encode_pipeline", VERBS, ["gc", str(schedule.store), "refused=true"]) == 0
+    assert Store(schedule.store).versions() == [old] and f"freed: {new}" in schedule.capsys.readouterr().out
+    assert schedule.tick("--if-changed", vae=bad)[1]["why"].startswith(why)  # it need not be made again to be known
+
     status, result = schedule.tick(vae=bad)  # somebody asks
     assert status == 1 and "verified 3/3 shards" in schedule.said and result["outcome"] == "refused"
     lower = {"min_psnr": 5, "max_psnr_loss": 30, "accept_drift": "true", "min_worst_psnr": 0}
@@ -293,6 +299,7 @@ def test_killed_at_every_step_it_goes_on(begin: Begin, tmp_path: Path, monkeypat
     assert "entry" in result["verified"] and "entry" in result["compared"]
     assert [event for event, version in schedule.trail if version == result["fingerprint"]] == ALL_STEPS
     assert [event for event, _ in schedule.trail].count("promoted") == 2
+    assert "reencode" not in [lease.content["purpose"] for lease in leases(Store(schedule.store).storage)]
 
 
 # --- on a cluster -------------------------------------------------------------------------------------
