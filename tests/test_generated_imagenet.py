@@ -21,6 +21,7 @@ from encode_pipeline.config import EncodeConfig, PreviewRequest, ReplayRequest
 from encode_pipeline.latents.command import RequestError, build, main
 from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.failpoints import ENVIRONMENT
+from encode_pipeline.latents.lease import leases
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.spec import LatentSpec, convert_scale
 from encode_pipeline.latents.store import Store, Version
@@ -164,11 +165,14 @@ def test_killed_and_run_again(generate: Generate, data: Version, tiny_pipeline: 
     command = [sys.executable, "-m", "eval", "generate-imagenet", *words]
     killed = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (lease,) = leases(Store(address(data)).storage)
+    assert lease.version == data.fingerprint and lease.content["of"] == str(out)
     left = Store(out).version()
     done = left.done()
     assert victim not in done and not left.sealed and left.storage.files(f"data/{victim}")
     result = generate(out=str(out))
     assert result["ok"] and result["already_done"] == len(done) and result["shards"]["done"] == 3 - len(done)
+    assert leases(Store(address(data)).storage) == []
     calm = generate(out=str(tmp_path / "calm"))
     assert payload_hashes(version_of(result)) == payload_hashes(version_of(calm))
     again = generate(out=str(out))

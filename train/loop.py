@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """Trains a model on sealed latent stores and returns where it stands at the end."""
     with ranks_of_torchrun() as ranks, Stop() as stop:
         try:
-            stores = dict.fromkeys(addresses_of(config), config.version)
+            stores: dict[str, str | None] = dict.fromkeys(addresses_of(config), config.version)
             if config.zero_shot is not None:
                 stores.setdefault(config.zero_shot, None)
             with held_versions("train", config.out, stores, ranks) as versions:

@@ -56,7 +56,7 @@ def _choose(address: str, asked: str | None, begun: Mapping[str, str], out: Path
         return store.version(asked).fingerprint
     if name not in store.versions():
         raise RequestError(
-            f"{store.storage.url()}: version {name}, with which {out} was begun, is gone; use another out="
+            f"{store.storage.url()}: version {name}, with which {out} was begun, has been freed; use another out="
         )
     promoted = store.current()
     if promoted not in (name, None) and ranks.is_first:
