@@ -187,8 +187,9 @@ class Swap:
         """What the comparison found, now or before this run, by whoever took this step."""
         if known := self.trail.known("compared", self.asked):
             return {**known.details, "entry": known.number}
-        contest = Contest(self.config.store, self.fingerprint, self.against, self.config.vae)
-        found = _compare(contest, self.config)
+        config = self.config
+        contest = Contest(config.store, self.fingerprint, self.against, config.vae, config.scratch)
+        found = _compare(contest, config)
         numbers = {**self.asked, **{key: found[key] for key in ("failures", "notes", "psnr", "counts", "report")}}
         if not found["failures"]:
             self.trail.record("compared", _reconstruction(found["psnr"]), **numbers)

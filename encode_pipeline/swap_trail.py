@@ -29,9 +29,12 @@ class SwapTrail:
         return entry if entry and asked.items() <= entry.details.items() else None
 
     def refusal(self, asked: Mapping[str, Any]) -> Entry | None:
-        """That the version was refused when the same was asked of it, if that is the last word on it."""
-        ends = [entry for entry in self.audit.of(self.fingerprint) if entry.event in ENDS]
-        last = ends[-1] if ends else None
+        """That the version was refused when the same was asked of it, if that is the last word on it.
+
+        Even if it was freed since: made once more, it would be the same.
+        """
+        words = [entry for entry in self.audit.of(self.fingerprint) if entry.event in ("promoted", "refused")]
+        last = words[-1] if words else None
         return last if last and last.event == "refused" and asked.items() <= last.details.items() else None
 
     def record(self, event: Event, why: str, **details: Any) -> None:

@@ -17,6 +17,8 @@ def fine_tuned(folder: Path, steps: int = TUNING_STEPS) -> Path:
 
     from demo.train_vae import crops
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small pieces: threads would wait for each other more than work
     model = _demo_model().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
     for step, pixels in zip(range(steps), crops(seed=1000, first_step=0), strict=False):
@@ -25,6 +27,7 @@ def fine_tuned(folder: Path, steps: int = TUNING_STEPS) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     return _saved(model, folder)
 
 

@@ -53,6 +53,14 @@ def build_vae(folder: Path, seed: int) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tuned_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's VAE after a few more steps: another VAE, and as good."""
+    from tests.changed_vaes import fine_tuned
+
+    return fine_tuned(tmp_path_factory.mktemp("tuned") / "vae")
+
+
+@pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory, small_vae: Path) -> Path:
     """A real SDXL pipeline with random weights, as `save_pretrained` leaves it; its VAE is the small one."""
     from eval.generator import build_tiny_pipeline

@@ -20,8 +20,10 @@ pytest.importorskip("jinja2")
 from encode_pipeline.__main__ import VERBS
 from encode_pipeline.latents.audit import Audit
 from encode_pipeline.latents.command import main
+from encode_pipeline.latents.lease import leases
 from encode_pipeline.latents.store import Store
 from tests.changed_vaes import DEMO_VAE, one_weight_changed, saved_again, untrained
+from tests.conftest import Bucket
 from tests.test_boundaries import ROOT, run_without
 from tests.traps import Traps
 
@@ -174,6 +176,18 @@ def test_one_weight_is_enough(schedule: Schedule, tmp_path: Path) -> None:
     assert Path(entries[-2].details["report"]).is_file()
 
 
+def test_a_person_reads_what_was_done(schedule: Schedule, tmp_path: Path) -> None:
+    words = [word for word in schedule.words if not word.startswith("vae=")]
+    assert main("encode_pipeline", VERBS, ["reencode", *words, f"vae={one_weight_changed(tmp_path / 'off')}"]) == 0
+    first, encoded, verified, compared, page, readers = schedule.capsys.readouterr().out.splitlines()
+    assert first.startswith("promoted: version ") and f": vae: {DEMO_VAE} (" in first
+    assert encoded == "encoded   3 shards now, 0 before, 0 given up on" and " bytes read" in verified
+    assert (
+        compared.startswith("compared  6 samples have ") and " on average and " in compared and ", and had " in compared
+    )
+    assert Path(page.split()[1]).is_file() and readers == f"readers   use {Store(schedule.store).current()}"
+
+
 def test_without_if_changed_everything_is_looked_at_again(schedule: Schedule) -> None:
     status, result = schedule.tick()
     assert (status, result["outcome"], result["changed"]) == (0, "promoted", False)
@@ -214,6 +228,11 @@ def test_what_was_refused_is_not_checked_again_until_somebody_asks(schedule: Sch
         assert result["why"].startswith(f"{why} (on {refusal.at[:10]}, audit entry {refusal.number})")
         assert "without --if-changed, it is checked again" in result["why"]
     assert schedule.files() == before and "verified" not in schedule.said
+
+    schedule.capsys.readouterr()
+    assert main("encode_pipeline", VERBS, ["gc", str(schedule.store), "refused=true"]) == 0
+    assert Store(schedule.store).versions() == [old] and f"freed: {new}" in schedule.capsys.readouterr().out
+    assert schedule.tick("--if-changed", vae=bad)[1]["why"].startswith(why)  # it need not be made again to be known
 
     status, result = schedule.tick(vae=bad)  # somebody asks
     assert status == 1 and "verified 3/3 shards" in schedule.said and result["outcome"] == "refused"
@@ -293,9 +312,20 @@ def test_killed_at_every_step_it_goes_on(begin: Begin, tmp_path: Path, monkeypat
     assert "entry" in result["verified"] and "entry" in result["compared"]
     assert [event for event, version in schedule.trail if version == result["fingerprint"]] == ALL_STEPS
     assert [event for event, _ in schedule.trail].count("promoted") == 2
+    assert "reencode" not in [lease.content["purpose"] for lease in leases(Store(schedule.store).storage)]
 
 
-# --- on a cluster -------------------------------------------------------------------------------------
+# --- elsewhere ----------------------------------------------------------------------------------------
+
+
+def test_the_store_may_be_a_bucket(begin: Begin, tmp_path: Path, bucket: Bucket) -> None:
+    schedule = begin(store=f"{bucket.url}/latents")
+    old = schedule.tick()[1]["promoted"]
+    status, result = schedule.tick("--if-changed", vae=one_weight_changed(tmp_path / "off"))
+    assert (status, result["outcome"], result["before"]) == (0, "promoted", old)
+    assert result["compared"]["psnr"]["old"]["samples"] == 6 and result["compared"]["counts"]["lost"] == 0
+    page = result["compared"]["report"].removeprefix(f"{bucket.url}/")
+    assert b"It may be promoted" in bucket.client.get_object(Bucket=bucket.name, Key=page)["Body"].read()
 
 
 def test_on_ray_the_driver_holds_no_vae_and_no_picture(begin: Begin) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -56,6 +57,8 @@ class Contest:
     new: str
     old: str | None
     vae: str
+    scratch: Path | None = None
+    """Local folder for copies of shards; the system's by default."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def compare(contest: Contest, checks: Checks) -> dict[str, Any]:
     vae = None if _are_pixels(new.spec) else load_decoder(new.spec, contest.vae)
     counts, old_shards = count(new, old)
     notes = [] if vae else ["averaged pixels have no decoder: only channels and counts are checked"]
-    with tempfile.TemporaryDirectory(prefix="comparison-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="comparison-", dir=contest.scratch) as scratch:
         cache = ShardCache(new, Path(scratch) / "new")
         places = random_places(new, checks.compare_samples, VIEWS, new.spec.seed)
         ours = look_at(new, places, cache, vae, new.spec.seed)
