@@ -54,8 +54,9 @@ def find_config(text: str) -> Path | None:
 
 def encode(config: EncodeConfig) -> Mapping[str, Any]:
     """Does what is missing, and closes the version if nothing is any more."""
-    from encode_pipeline.__main__ import run_encode, run_seal, show_run
+    from encode_pipeline.__main__ import run_encode, show_run
     from encode_pipeline.config import SealRequest
+    from encode_pipeline.store_verbs import run_seal
 
     result = run_encode(config)
     print(show_run(result), flush=True)
