@@ -118,7 +118,7 @@ def test_history_tells_what_was_decided_by_hand(
     assert main("encode_pipeline", VERBS, ["history", address]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert f"{first.fingerprint}  freed: not promoted; bytes {entries[3]['details']['bytes']} (" in lines[3]
+    assert f"{first.fingerprint}  freed: retired, with keep=0; bytes {entries[3]['details']['bytes']} (" in lines[3]
     assert main("encode_pipeline", VERBS, ["history", address, f"version={first.fingerprint[:8]}"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 

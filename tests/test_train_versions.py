@@ -75,15 +75,15 @@ def start(config: TrainConfig) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("every", [50, 1000], ids=["from a checkpoint", "before there is one"])
+@pytest.mark.parametrize("every", [20, 1000], ids=["from a checkpoint", "before there is one"])
 def test_a_killed_trainer_goes_on_with_the_version_it_began_with(
     store: Store, old: Version, new: Version, tiny_model: str, tmp_path: Path, every: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / "run"
-    same = config(store, tiny_model, out, steps=400, checkpoint_every=every)
+    same = config(store, tiny_model, out, steps=150, checkpoint_every=every)
     run = start(same)
-    wait_for_step(out, 55 if every == 50 else 5, run)
+    wait_for_step(out, 22 if every == 20 else 5, run)
     (lease,) = leases(store.storage)
     assert lease.version == old.fingerprint and lease.content["of"] == str(out)
     store.promote(new)
@@ -92,10 +92,10 @@ def test_a_killed_trainer_goes_on_with_the_version_it_began_with(
     assert run.poll() is None, "it had ended before it could be killed"
     run.kill()
     run.communicate()
-    assert bool(checkpoints(out / "checkpoints")) == (every == 50)
+    assert bool(checkpoints(out / "checkpoints")) == (every == 20)
     assert [each.holder for each in leases(store.storage)] == [lease.holder]
 
-    assert train(same)["steps"] == 400
+    assert train(same)["steps"] == 150
     told = f"{out}: goes on with version {old.fingerprint} of {store.storage.url()}, though {new.fingerprint} is"
     assert [line for line in capsys.readouterr().err.splitlines() if told in line] != []
     assert trained_on(out) == old.fingerprint and leases(store.storage) == []

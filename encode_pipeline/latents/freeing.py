@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from encode_pipeline.latents.audit import Audit, Entry, Event
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.failpoints import failpoint
-from encode_pipeline.latents.lease import FOLDER, FREEING, Lease, lease_path, leases, write_lease
+from encode_pipeline.latents.lease import FREEING, Lease, lease_path, leases, write_lease
 from encode_pipeline.latents.promotion import Promotions
 from encode_pipeline.latents.store import Store
 from encode_pipeline.latents.version import MANIFEST
@@ -63,7 +63,7 @@ def unneeded(store: Store, keep: int | None, refused: bool) -> dict[str, str]:
     if refused:
         wanted |= {name: f"refused: {entry.why}" for name, entry in _refused(store).items()}
     if keep is not None:
-        wanted |= dict.fromkeys(store.retired(keep), f"not among the {keep} promoted last" if keep else "not promoted")
+        wanted |= dict.fromkeys(store.retired(keep), f"retired, with keep={keep}")
     promoted = _promoted(store)
     return {name: why for name, why in wanted.items() if name not in promoted}
 
@@ -96,7 +96,8 @@ def _free(store: Store, fingerprint: str, why: str, size: int) -> list[Lease] | 
     try:
         failpoint("after-freeing", fingerprint)
         holders = _holders(store, fingerprint)
-        begun = [lease for lease in leases(storage, fingerprint) if lease.is_freeing and lease.path != own]
+        known = leases(storage, fingerprint)
+        begun = [lease for lease in known if lease.is_freeing and lease.path != own]
         is_there = storage.exists(f"{fingerprint}/spec.json")
         if holders or fingerprint in _promoted(store) or not (is_there or begun):
             storage.delete(own)
@@ -107,12 +108,14 @@ def _free(store: Store, fingerprint: str, why: str, size: int) -> list[Lease] | 
         raise
     storage.delete(f"{fingerprint}/spec.json")
     failpoint("mid-freeing", fingerprint)
-    for folder in storage.folders(fingerprint):
-        storage.delete(f"{fingerprint}/{folder}")
-    storage.delete(fingerprint)  # with the manifest: as long as that is there, no run adds shards
+    while storage.files(fingerprint, unfinished=True):  # on a disk, two at once trip over each other
+        for folder in storage.folders(fingerprint):
+            storage.delete(f"{fingerprint}/{folder}")
+        storage.delete(fingerprint)  # with the manifest: as long as that is there, no run adds shards
     after = [about["audit"], *(lease.content["audit"] for lease in begun if "audit" in lease.content)]
     audit.record_once(min(after), "freed", fingerprint, why, bytes=size)
-    storage.delete(f"{FOLDER}/{fingerprint}")
+    for lease in sorted(known, key=lambda lease: lease.is_freeing):  # of the dead, and of those who see that it is gone
+        storage.delete(lease.path)
     return []
 
 
