@@ -56,6 +56,12 @@ def test_argument_keys_and_flags_come_together(capsys: pytest.CaptureFixture[str
     assert json.loads(out) == {"ok": True, "store": "s3://wall", "colour": "blue", "layers": 3, "deep": True}
 
 
+def test_a_flag_that_is_no_key_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = call(capsys, "paint", "s3://wall", "--colur")
+    assert status == 2 and err == "error: unknown key 'colur'; did you mean 'colour'?\n"
+    assert call(capsys, "paint", "s3://wall", "--colour")[2] == "error: --colour needs a value\n"
+
+
 def test_command_line_outweighs_the_file_which_outweighs_defaults(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

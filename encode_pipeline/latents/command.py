@@ -154,6 +154,8 @@ def parse(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default:
                 value = "true"
             elif words:
                 value = words.pop(0)
+            elif field is None and key != "config":
+                raise RequestError(f"unknown key {key!r}{nearest(key, verb.settings.model_fields)}")
             else:
                 raise RequestError(f"{word} needs a value")
             _set(flags if key == "config" else overrides, key, value, _is_text(verb, key))
