@@ -211,6 +211,8 @@ metadata: {name: hub}
 data:
   password: abcd
   run: train --api-key=abcd --data=s3://a/b
+  ssh_private_key: keys/ours.pem
+  PUBLIC_KEY: abcd
   kept: TOKEN=$TOKEN SECRET=$(cat secret) PASSWORD=/run/password HUB_TOKEN_FILE=/run/token
 """)
     assert check(path) == 1
