@@ -161,7 +161,8 @@ def say(text: str) -> None:
         print(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} spot_notice: {text}", flush=True)
 
 
-def main(argv: Sequence[str]) -> int:
+def read_words(argv: Sequence[str]) -> argparse.Namespace:
+    """What is asked for; ends the program where that cannot be meant."""
     parser = argparse.ArgumentParser(prog="python -m cluster.spot_notice", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cloud", choices=["aws", "gcp", "auto"], default="auto", help="auto asks both (default)")
     parser.add_argument("--metadata-url", metavar="URL", help="another metadata server than the cloud's")
@@ -173,6 +174,11 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--every must be more than 0 seconds, and --now no less")
     if keys.metadata_url and not re.fullmatch(r"http://[^/:]+(:\d+)?/?", keys.metadata_url):
         parser.error(f"--metadata-url: {keys.metadata_url} is not http://HOST or http://HOST:PORT")
+    return keys
+
+
+def main(argv: Sequence[str]) -> int:
+    keys = read_words(argv)
     drainer = Drainer(keys.node_id)
     if keys.now is not None:
         return 0 if drainer.drain(Notice("asked to drain now", time.monotonic() + keys.now)) else 1
