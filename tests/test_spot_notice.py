@@ -93,8 +93,14 @@ class Command:
 
 
 def test_auto_finds_out_which_cloud_it_is_in(
-    aws: MetadataServer, gcp: MetadataServer, hasty: None, capsys: pytest.CaptureFixture[str]
+    aws: MetadataServer,
+    gcp: MetadataServer,
+    hasty: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where a watcher sees whether it is the only one
     assert isinstance(the_cloud("auto", aws.url, 1.0), Aws)
     assert isinstance(the_cloud("auto", gcp.url, 1.0), Google)
     with metadata_server("neither") as stranger:
