@@ -121,7 +121,7 @@ class Aws:
         if now >= self._token_ends:
             answer = ask(self._url, "PUT", "/latest/api/token", {TOKEN_TTL: str(TOKEN_SECONDS)})
             seconds = answer.headers[TOKEN_TTL] or ""
-            if answer.status != 200 or not seconds.isdigit() or not answer.text.strip().isascii():
+            if answer.status != 200 or not seconds.isdecimal() or not answer.text.strip().isascii():
                 raise Unclear(f"no token: {answer.status}")  # and not its text, which may be one
             self._token, self._token_ends = answer.text.strip(), now + 0.9 * int(seconds)
         return self._token

@@ -16,6 +16,7 @@ import argparse
 import fcntl
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -104,6 +105,8 @@ def drain_node(node: RayNode, seconds: int, why: str) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return f"no answer from the cluster at {node.address} in {PATIENCE:g} s"
+    except OSError as error:  # no memory for it just now
+        return str(error)
     lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
     return lines[-1].strip() if done.returncode else None
 
@@ -154,10 +157,12 @@ def the_cloud(name: str, url: str | None, every: float) -> Cloud | None:
 
 
 def say(text: str) -> None:
-    print(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} spot_notice: {text}", flush=True)
+    with suppress(OSError):  # a full disk is no reason not to drain
+        print(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} spot_notice: {text}", flush=True)
 
 
-def main(argv: Sequence[str]) -> int:
+def read_words(argv: Sequence[str]) -> argparse.Namespace:
+    """What is asked for; ends the program where that cannot be meant."""
     parser = argparse.ArgumentParser(prog="python -m cluster.spot_notice", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cloud", choices=["aws", "gcp", "auto"], default="auto", help="auto asks both (default)")
     parser.add_argument("--metadata-url", metavar="URL", help="another metadata server than the cloud's")
@@ -165,10 +170,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--now", metavar="SECONDS", type=float, help="drain at once, with so long to go, and end")
     parser.add_argument("--node-id", metavar="ID", help="this Ray node only (default: all on this machine)")
     keys = parser.parse_args(argv)
-    if keys.every <= 0 or (keys.now is not None and not 0 <= keys.now < math.inf):
+    if not 0 < keys.every < math.inf or (keys.now is not None and not 0 <= keys.now < math.inf):
         parser.error("--every must be more than 0 seconds, and --now no less")
-    if keys.metadata_url and not keys.metadata_url.startswith("http://"):
-        parser.error(f"--metadata-url: {keys.metadata_url} does not begin with http://")
+    if keys.metadata_url and not re.fullmatch(r"http://[^/:]+(:\d+)?/?", keys.metadata_url):
+        parser.error(f"--metadata-url: {keys.metadata_url} is not http://HOST or http://HOST:PORT")
+    return keys
+
+
+def main(argv: Sequence[str]) -> int:
+    keys = read_words(argv)
     drainer = Drainer(keys.node_id)
     if keys.now is not None:
         return 0 if drainer.drain(Notice("asked to drain now", time.monotonic() + keys.now)) else 1

@@ -17,6 +17,7 @@ from encode_pipeline.latents.store import Store
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Sample
 from encode_pipeline.sources import find_sources, open_source
+from encode_pipeline.tar import TarError
 
 OPENED = 3
 """Tars that are read to know how many pictures the others hold."""
@@ -126,10 +127,13 @@ def _images(request: PlanRequest) -> tuple[float, str, int | None]:
 
 
 def _samples(source: SourceShard, caption_field: str | None) -> Iterator[Sample]:
-    with open_source(source) as tar:
-        for item in read_samples(tar, source.uri, source.size, caption_field):
-            if isinstance(item, Sample):
-                yield item
+    try:
+        with open_source(source) as tar:
+            for item in read_samples(tar, source.uri, source.size, caption_field):
+                if isinstance(item, Sample):
+                    yield item
+    except TarError as error:
+        raise RequestError(f"{error}; say images=") from None
 
 
 def _rate(request: PlanRequest) -> Rate:

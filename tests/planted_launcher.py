@@ -172,6 +172,10 @@ IN_CLUSTERS = {
         "encode.yaml", "cluster.spot_notice --", "cluster.spot_notise --", "worker_start_ray_commands[1]",
         "the project has no module cluster.spot_notise", at="- >-\n    nohup",
     ),
+    "a watcher that would end at once": Planted(
+        "gcp-encode.yaml", "--cloud gcp", "--clud gcp", "worker_start_ray_commands[1]",
+        "unrecognized arguments: --clud gcp", at="- >-\n    nohup",
+    ),
     "a secret in a command": Planted(
         "encode.yaml", "  - make -C", "  - export AWS_SECRET_ACCESS_KEY=abcd1234\n  - make -C", "setup_commands[1]",
         "the secret AWS_SECRET_ACCESS_KEY in clear",

@@ -65,6 +65,11 @@ IN_OBJECTS = {
         "without a limit on nvidia.com/gpu",
         at="        template:\n          spec:\n            serviceAccountName: latents-worker",
     ),
+    "a watcher without a number": Planted(
+        "kuberay/rayjob-encode.yaml", '--now, "90"', "--now, 90s",
+        "spec.rayClusterSpec.workerGroupSpecs[0].template.spec.containers[0].lifecycle.preStop.exec.command",
+        "argument --now: invalid float value: '90s'",
+    ),
     "a quantity that is none": Planted(
         "kuberay/cronjob-reencode.yaml", 'requests: {cpu: "1", memory: 4Gi', 'requests: {cpu: "1", memory: 4GB',
         "spec.jobTemplate.spec.template.spec.containers[0].resources.requests.memory", "'4GB' is no quantity",

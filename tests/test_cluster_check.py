@@ -128,6 +128,25 @@ def test_a_file_that_is_not_there_is_a_wrong_request(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "error: nowhere.yaml: no such file\n"
 
 
+def test_what_is_no_text_and_what_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one folder with a file that is fine, which they do not keep from being read."""
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "fine.yaml").write_text("source: a\nstore: b\nvae: c\n")
+    for name, content in (("bell", b"a: \x07"), ("binary", b"\x80\x01"), ("empty", b"# nothing\n"), ("list", b"- a\n")):
+        (tmp_path / f"{name}.yaml").write_bytes(content)
+    assert check(tmp_path / "fine.yaml") == 0, capsys.readouterr().out
+    assert check(tmp_path / "folder.yaml") == 0  # and does not look elsewhere instead
+    assert capsys.readouterr().out.splitlines()[-1] == "0 files checked, nothing found"
+    assert check(tmp_path) == 1
+    said = [line.removeprefix(f"{tmp_path}/") for line in capsys.readouterr().out.splitlines()]
+    assert said[0].startswith("bell.yaml:1: not YAML: unacceptable character")
+    assert said[1:] == [
+        "binary.yaml:1: not text: invalid start byte at byte 0",
+        "empty.yaml:1: says nothing",
+        "list.yaml:1: expected keys and values",
+    ]
+
+
 def test_findings_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "small.yaml"
     path.write_text(SMALL.replace("auht", "auth"))
@@ -192,6 +211,8 @@ metadata: {name: hub}
 data:
   password: abcd
   run: train --api-key=abcd --data=s3://a/b
+  ssh_private_key: keys/ours.pem
+  PUBLIC_KEY: abcd
   kept: TOKEN=$TOKEN SECRET=$(cat secret) PASSWORD=/run/password HUB_TOKEN_FILE=/run/token
 """)
     assert check(path) == 1

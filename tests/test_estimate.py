@@ -101,6 +101,13 @@ def test_what_is_missing_is_said_in_one_line(capsys: pytest.CaptureFixture[str],
     empty.write_bytes(bytes(10240))
     status, _, error = said(capsys, "--estimate", f"source={empty}")
     assert status == 2 and error.count("\n") == 1 and str(empty) in error
+    short = tmp_path / "short.tar"
+    short.write_bytes(b"tar")
+    assert said(capsys, "--estimate", f"source={short}") == (
+        2,
+        "",
+        f"error: {short}: cut short at byte 3; say images=\n",
+    )
 
 
 def test_people_read_it_in_their_units(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,9 @@ def test_without_a_machine_then_with_one_that_dies_then_with_another(
     config = settings(tmp_path)
     held = traps.set("before-commit", "hold")
     run = Run(config)
-    wait_to_hear("waiting: none of 0 encoders is up", capsys, run)
+    wait_to_hear(
+        "waiting: none of 0 encoders is up; the cluster is full, or has no GPUs now; one that can grow is", capsys, run
+    )
     first = cluster.add()
     (mark,) = held.wait(1, run)
     assert cluster.of(mark.process) is first

@@ -26,11 +26,6 @@ def gcp() -> Iterator[MetadataServer]:
         yield server
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.metadata.TIMEOUT", 0.2)
-
-
 def silent(text: str) -> None:
     pass
 
@@ -124,16 +119,18 @@ def test_google_maintenance_counts_where_it_ends_the_machine(gcp: MetadataServer
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_what_no_metadata_server_says_is_no_notice(
-    aws: MetadataServer, gcp: MetadataServer, trouble: Trouble, hasty: None
+    aws: MetadataServer, gcp: MetadataServer, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     amazon, google = Aws(aws.url, silent), Google(gcp.url, every=1.0)
     strangers = Aws(aws.url, silent), Google(gcp.url, every=1.0)
     assert amazon.look() is None and google.look() is None
     aws.trouble = gcp.trouble = trouble
+    monkeypatch.setattr("cluster.metadata.TIMEOUT", 0.2)
     for cloud in (amazon, google, *strangers):
         with pytest.raises(Unclear):
             cloud.look()
     aws.trouble = gcp.trouble = None
+    monkeypatch.undo()
     assert amazon.look() is None and google.look() is None
 
 

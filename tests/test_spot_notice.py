@@ -93,8 +93,14 @@ class Command:
 
 
 def test_auto_finds_out_which_cloud_it_is_in(
-    aws: MetadataServer, gcp: MetadataServer, hasty: None, capsys: pytest.CaptureFixture[str]
+    aws: MetadataServer,
+    gcp: MetadataServer,
+    hasty: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where a watcher sees whether it is the only one
     assert isinstance(the_cloud("auto", aws.url, 1.0), Aws)
     assert isinstance(the_cloud("auto", gcp.url, 1.0), Google)
     with metadata_server("neither") as stranger:
@@ -131,17 +137,40 @@ def test_a_server_in_trouble_is_told_of_once_and_watched_on(aws: MetadataServer,
 
 @pytest.mark.parametrize(
     "words",
-    [["--every", "0"], ["--now", "-1"], ["--now", "inf"], ["--metadata-url", "169.254.169.254"], ["--cloud", "moon"]],
+    [
+        *(["--every", "0"], ["--every", "nan"], ["--every", "inf"], ["--now", "-1"], ["--now", "inf"]),
+        *(["--metadata-url", url] for url in ("169.254.169.254", "http://", "http://here:port")),
+        ["--cloud", "moon"],
+    ],
 )
-def test_wrong_words_are_refused(words: list[str]) -> None:
+def test_wrong_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(words)
     assert refused.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("python -m cluster.spot_notice: error: ")
 
 
 def test_without_a_node_there_is_nothing_to_drain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--now", "100", "--node-id", "nobody's"]) == 0
     assert "no Ray node on this machine" in capsys.readouterr().out
+
+
+def test_a_disk_without_room_for_its_words_is_no_reason_not_to_drain(aws: MetadataServer, tmp_path: Path) -> None:
+    """Encoders fill the disk that its log lies on, and a notice may come just then."""
+    words = ("--cloud", "aws", "--metadata-url", aws.url, "--every", "0.01", "--node-id", "nobody's")
+    (tmp_path / "spot_notice.log").symlink_to("/dev/full")
+    with Command(tmp_path, *words) as watcher:
+
+        def watches_on() -> None:
+            before = aws.asked.total()
+            wait_for("20 questions", lambda: watcher.over or aws.asked.total() > before + 20)
+            assert not watcher.over
+
+        for trouble in TROUBLES[0], None:  # of which there would be something to say
+            aws.trouble = trouble
+            watches_on()
+        aws.interrupt(100)
+        watches_on()
 
 
 def test_a_drain_that_is_refused_says_why() -> None:

@@ -19,12 +19,11 @@ class CheckRequest(Settings):
 
 
 def run(request: CheckRequest) -> Mapping[str, Any]:
-    paths: list[Path] = []
+    paths = [] if request.files else shipped()
     for path in request.files:
         if not path.exists():
             raise RequestError(f"{path}: no such file")
         paths += files_under(path) if path.is_dir() else [path]
-    paths = paths or shipped()
     try:
         findings = check_files(paths, request.filled)
     except ModuleNotFoundError as error:

@@ -21,6 +21,9 @@ KNOWN = (
 NAMED = re.compile(r"(^|[_-])(key|secret|token|passw(or)?d|credentials?)$", re.IGNORECASE)
 """Names that say what their value is; one that ends in _FILE or _ID says something else."""
 
+HARMLESS = re.compile(r"public[_-]?key$|^ssh_private_key$", re.IGNORECASE)
+"""And what is for everyone to read. Ray's launcher takes a path as `ssh_private_key`; a key itself has its own look."""
+
 ASSIGNED = re.compile(r"(?<![\w$-])(?:-e |--)?([A-Za-z][\w-]*)[=](['\"]?)([^\s'\";&|]*)")
 """NAME=value in a command."""
 
@@ -58,7 +61,7 @@ def _finding(document: Document, keys: Keys, name: str) -> Finding:
 
 
 def _says_secret(name: str) -> bool:
-    return bool(NAMED.search(name))
+    return bool(NAMED.search(name) and not HARMLESS.search(name))
 
 
 def _literal(value: object) -> bool:

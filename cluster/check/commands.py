@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.check.documents import PLACEHOLDER, nearest
+from cluster.spot_notice import read_words
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's own files, as they will lie on the machines."""
@@ -113,6 +116,8 @@ def _missing(words: list[str], where: str | None, project: Project) -> Iterator[
             yield from _missing_module(word, project)
             if word == "encode_pipeline":
                 yield from _wrong_request(words[place + 1 :])
+            if word == "cluster.spot_notice":
+                yield from _refused_by_watcher(words[place + 1 :])
             continue
         inside = project.inside(word)
         if inside is None and where is not None and re.fullmatch(r"[\w./-]+\.(py|ya?ml|sh)", word):
@@ -155,6 +160,15 @@ def _wrong_request(words: list[str]) -> Iterator[str]:
     yield from (
         f"{request.verb} has no key {key!r}{nearest(key, known)}" for key in request.overrides if key not in known
     )
+
+
+def _refused_by_watcher(words: list[str]) -> Iterator[str]:
+    """What the watcher would say on a worker, where nobody hears it, and end."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        read_words(words)
+        return
+    yield said.getvalue().rstrip().rpartition("error: ")[2]
 
 
 @functools.cache

@@ -92,8 +92,9 @@ def read_documents(path: str, text: str) -> tuple[list[Document], list[Finding]]
     """The documents of a YAML file that say anything, and the faults of its YAML."""
     documents: list[Document] = []
     findings: list[Finding] = []
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
             assert node is not None  # check_node says that there is one
@@ -115,7 +116,8 @@ def read_documents(path: str, text: str) -> tuple[list[Document], list[Finding]]
     except yaml.YAMLError as error:
         findings.append(Finding(path, 1, "", f"not YAML: {' '.join(str(error).split())}"))
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return documents, findings
 
 

@@ -51,6 +51,8 @@ def _check_file(path: Path, made: dict[Path, set[Object]], filled: bool) -> Iter
     elif path.suffix in (".yaml", ".yml"):
         documents, faults = read_documents(name, text)
         yield from faults
+        if not (documents or faults):
+            yield Finding(name, 1, "", "says nothing")
         if path.parent not in made:
             made[path.parent] = made_by(document for other in _beside(path) for document in other)
         for document in documents:
@@ -67,7 +69,8 @@ def _check_file(path: Path, made: dict[Path, set[Object]], filled: bool) -> Iter
 def _beside(path: Path) -> Iterator[list[Document]]:
     """The documents of every YAML file in a file's folder."""
     for other in sorted([*path.parent.glob("*.yaml"), *path.parent.glob("*.yml")]):
-        yield read_documents(str(other), other.read_text(encoding="utf-8", errors="replace"))[0]
+        if other.is_file():
+            yield read_documents(str(other), other.read_text(encoding="utf-8", errors="replace"))[0]
 
 
 def _of_kind(document: Document, path: Path, documents: list[Document], made: set[Object]) -> Iterator[Finding]:

@@ -185,6 +185,8 @@ class Run:
             raise self._refusal
         if now - self._quiet_since > QUIET:
             text = f"waiting: none of {len(encoders)} encoders is up; the cluster is full, or has no GPUs now"
+            if not encoders:  # nobody has asked for any
+                text += "; one that can grow is asked for machines by actors="
             self._listener.event("waiting", text, encoders=len(encoders))
             self._quiet_since = now
 
