@@ -64,6 +64,13 @@ def rescaled(folder: Path, factor: float) -> Path:
     return _saved(model, folder)
 
 
+def blind(folder: Path) -> Path:
+    """The demo's VAE with a weight that is no number, so that no latent is finite."""
+    model = _demo_model()
+    model.quant_conv.bias.data[0] = float("nan")
+    return _saved(model, folder)
+
+
 def untrained(folder: Path, seed: int = 0) -> Path:
     """A VAE of the demo's architecture that has learnt nothing."""
     import torch
