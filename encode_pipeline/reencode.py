@@ -134,7 +134,11 @@ class Swap:
                     why = f"not sealed: {len(failed)} of {len(sources)} tars were given up on: {_some(failed)}"
                     self.trail.note("held-back", why)
                     return Verdict("given-up", why, ok=False, steps=steps)
-            tars = version.seal(self.config.accept_failed)
+            try:
+                tars = version.seal(self.config.accept_failed)
+            except CheckFailed as error:
+                self.trail.note("held-back", str(error))
+                raise
             self.trail.record("sealed", f"{tars} tars", tars=tars)
             failpoint("after-seal", self.fingerprint)
             steps["verified"] = self._verified(version)

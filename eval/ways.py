@@ -47,7 +47,8 @@ def open_subject(
     """The data that were asked for; without labels, they have captions. A store's version is held meanwhile."""
     # A web server lists no folders, so no store lies on one.
     if not config.data.startswith(("http://", "https://")) and (store := Store(config.data)).versions():
-        version = store.version(config.version)
+        # The first one's choice: another version may be promoted between one process's look and the next's.
+        version = store.version(ranks.collect(store.version(config.version).fingerprint)[0])
         holder = config.out or f"process-{os.getpid()}"
         with leased(version, "eval", holder) if ranks.is_first else nullcontext():
             stored = StoredPictures(version, config.view, config.cache)

@@ -50,6 +50,27 @@ def one_weight_changed(folder: Path) -> Path:
     return _saved(model, folder)
 
 
+def rescaled(folder: Path, factor: float) -> Path:
+    """The demo's VAE with latents so many times as wide, decoded as well, and promised by its config as before."""
+    import torch
+
+    model = _demo_model()
+    channels = model.config.latent_channels
+    with torch.no_grad():
+        for parameter in (model.quant_conv.weight, model.quant_conv.bias):
+            parameter[:channels] *= factor
+        model.quant_conv.bias[channels:] += 2 * torch.log(torch.tensor(factor))
+        model.post_quant_conv.weight /= factor
+    return _saved(model, folder)
+
+
+def blind(folder: Path) -> Path:
+    """The demo's VAE with a weight that is no number, so that no latent is finite."""
+    model = _demo_model()
+    model.quant_conv.bias.data[0] = float("nan")
+    return _saved(model, folder)
+
+
 def untrained(folder: Path, seed: int = 0) -> Path:
     """A VAE of the demo's architecture that has learnt nothing."""
     import torch

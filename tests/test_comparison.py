@@ -21,7 +21,7 @@ from encode_pipeline.latents.commit import ShardBuild, SourceShard
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.latents.store import Failure, Store, Version
 from encode_pipeline.run import run
-from tests.changed_vaes import DEMO_VAE, untrained
+from tests.changed_vaes import DEMO_VAE, rescaled, untrained
 from tests.conftest import Configure, encode_and_seal
 from tests.test_demo_report import console_lines
 
@@ -84,7 +84,7 @@ def test_a_tar_that_was_given_up_on_with_consent_is_excused(tmp_path: Path, spec
 
 
 def test_with_nothing_before_it_there_is_nothing_to_lose(old: Version) -> None:
-    assert count(old, None) == (Counts(new=9), {})
+    assert count(old, None) == (Counts(new=9, broken=1), {})
 
 
 # --- limits -------------------------------------------------------------------------------------------
@@ -117,6 +117,8 @@ SOUND: dict[str, Any] = {
         ({"counts": Counts(new=999, old=1000, lost=1)}, None),
         ({"counts": Counts(new=998, old=1000, lost=2)}, "2 of the promoted version's 1000 samples are missing"),
         ({"counts": Counts(new=9, old=1000, excused=991)}, None),
+        ({"counts": Counts(new=999, broken=1)}, None),
+        ({"counts": Counts(new=998, broken=2)}, "2 of 1000 samples have no finite latents, and max_lost is 0.001"),
     ],
 )
 def test_each_limit_is_one_sentence(changes: dict[str, Any], says: str | None) -> None:
@@ -181,6 +183,22 @@ def test_another_size_is_held_to_its_own_picture(promoted: Version, configure: C
     found = against(promoted, seal(configure, image_size=64))
     assert found["psnr"]["old"]["mean"] > found["psnr"]["new"]["mean"] > 18  # a small picture is harder
     assert found["psnr"]["old"]["mean"] > 25
+    assert found["ok"] and found["psnr"]["loss"] is None and "another size" in found["notes"][0]
+
+
+def test_latents_of_an_odd_width_are_excused_by_no_others(configure: Configure, tmp_path: Path) -> None:
+    """What it decodes to is as good, and the promoted version is off as well, by less."""
+    place = tmp_path / "off"
+    shutil.copytree(DEMO_VAE, place)
+    promises = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(promises | {"scaling_factor": 3 * promises["scaling_factor"]}))
+    wide, wider = (rescaled(tmp_path / f"{factor}", factor) for factor in (3.0, 60.0))
+    old = encode_and_seal(configure(vae=str(place), views=1, image_size=128))
+    found = against(old, seal(configure, vae=str(wide)), str(wide))
+    assert found["ok"] and "so are channels of the promoted version" in found["notes"][0]
+    found = against(old, seal(configure, vae=str(wider)), str(wider))
+    assert abs(found["psnr"]["loss"]) < 0.2 and not found["ok"]
+    assert "standard deviations" in found["failures"][0] and "scaling factor" in found["failures"][0]
 
 
 def test_a_vae_that_was_overwritten_leaves_the_limits_alone(
@@ -215,3 +233,7 @@ def test_without_sources_there_is_no_verdict(configure: Configure, world: Path, 
     shutil.rmtree(tars)
     with pytest.raises(CheckFailed, match="nothing to compare decoded latents with: source not readable: "):
         against(None, version)
+    tars.mkdir()
+    shutil.copy(world / "train" / "00000.tar", tars)
+    (note,) = against(None, version, compare_samples=40)["notes"]
+    assert " of 40 samples have no picture to be compared with: source not readable: " in note

@@ -162,6 +162,15 @@ def test_fingerprint_is_of_the_meaning(spec: LatentSpec) -> None:
     assert len(prints) == len(changes) and spec.fingerprint not in prints
 
 
+def test_a_difference_is_named_where_it_lies(spec: LatentSpec) -> None:
+    spec = spec.model_copy(update={"recipe": {"steps": [{"Blur": {}}], "min_side": 32}})
+    vae = spec.vae.model_copy(update={"config": {"class": "AutoencoderKL", "norm": 4}})
+    assert spec.difference(spec) == "nothing"
+    assert spec.difference(spec.model_copy(update={"vae": vae})) == "vae.config.class: None against AutoencoderKL"
+    other = spec.model_copy(update={"recipe": {**spec.recipe, "min_side": 64}, "seed": 1})
+    assert spec.difference(other) == "recipe.min_side: 32 against 64"
+
+
 def test_spec_survives_its_json_and_notices_edits(spec: LatentSpec) -> None:
     assert LatentSpec.from_json(spec.to_json(), "here") == spec
     edited = json.loads(spec.to_json())

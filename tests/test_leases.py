@@ -371,6 +371,26 @@ def test_a_reader_from_before_an_interrupted_freeing_keeps_its_version(
     assert is_gone(store, old)
 
 
+def test_what_was_promoted_while_a_gc_was_killed_is_read_again(
+    address: str, spec: LatentSpec, tmp_path: Path, traps: Traps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, old, _ = two_versions(address, spec, tmp_path)
+    freeing_held, promoting_held = traps.set("before-freeing", "hold"), traps.set("before-promotion", "hold")
+    traps.set("after-freeing", "kill")
+    freeing = gc(store, "keep=0")
+    freeing_held.wait(1, freeing)
+    promoting = StoreCommand("promote", address, f"version={old.fingerprint}")
+    promoting_held.wait(1, promoting)
+    freeing_held.release()
+    assert freeing.status == -9
+    promoting_held.release()
+    assert promoting.result["promoted"] == old.fingerprint
+    with pytest.raises(RequestError, match="the next gc finishes it"):
+        store.version()
+    assert gc_here(store, capsys)["freed"] == {}
+    assert store.version().fingerprint == old.fingerprint and is_whole(old) and leases(store.storage) == []
+
+
 def test_two_gcs_at_once_free_a_version_once(address: str, spec: LatentSpec, tmp_path: Path, traps: Traps) -> None:
     store, old, new = two_versions(address, spec, tmp_path)
     held = traps.set("mid-freeing", "hold", times=2)

@@ -22,7 +22,7 @@ from encode_pipeline.latents.audit import Audit
 from encode_pipeline.latents.command import main
 from encode_pipeline.latents.lease import leases
 from encode_pipeline.latents.store import Store
-from tests.changed_vaes import DEMO_VAE, one_weight_changed, saved_again, untrained
+from tests.changed_vaes import DEMO_VAE, blind, one_weight_changed, saved_again, untrained
 from tests.conftest import Bucket
 from tests.test_boundaries import ROOT, run_without
 from tests.traps import Traps
@@ -283,6 +283,17 @@ def test_a_tar_that_is_given_up_on_holds_the_version_back(schedule: Schedule, wo
     assert "16 of the promoted version's 48 samples are missing (1 tars are not in it: " in result["why"]
     status, result = schedule.tick("--if-changed", "accept_failed=true", vae=off, source=tars, max_lost=0.4)
     assert (status, result["outcome"]) == (0, "promoted")
+
+
+def test_a_vae_without_finite_latents_is_told_and_written_down(schedule: Schedule, tmp_path: Path) -> None:
+    vae = blind(tmp_path / "blind")
+    for _ in range(2):
+        status, result = schedule.tick("--if-changed", vae=vae)
+        assert status == 1 and "nothing to seal: no committed shard holds a latent (48 non_finite_latent)" in str(
+            result
+        )
+        assert [event for event, _ in schedule.trail] == [*ALL_STEPS, "reencode-began", "held-back"]
+    assert Audit(Store(schedule.store).storage).entries()[-1].why in result["error"]
 
 
 # --- killed -------------------------------------------------------------------------------------------

@@ -111,6 +111,16 @@ def test_a_killed_trainer_goes_on_with_the_version_it_began_with(
         train(same)
 
 
+def test_the_lease_is_there_before_anything_is_read(
+    store: Store, old: Version, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Traps(monkeypatch, tmp_path).set("after-lease", "kill")
+    run = start(config(store, tiny_model, tmp_path / "run"))
+    assert run.wait() == -signal.SIGKILL, run.communicate()
+    assert [lease.version for lease in leases(store.storage)] == [old.fingerprint]
+    assert not (tmp_path / "run").exists()  # where it keeps copies of what it reads
+
+
 def test_a_version_that_is_asked_for_is_read_and_remembered(
     store: Store, old: Version, new: Version, tiny_model: str, tmp_path: Path
 ) -> None:
@@ -221,6 +231,6 @@ def test_an_evaluation_holds_the_store_that_it_reads(
         (lease,) = leases(store.storage)
         assert lease.version == version.fingerprint and lease.holder.startswith(f"eval-{verb}-")
         traps.lift()
-        done = command(*line)
+        done = torchrun(2, *line) if verb == "zero-shot" else command(*line)
         assert done.returncode == 0, done.stderr
         assert leases(store.storage) == []

@@ -38,7 +38,11 @@ class Checks(Settings):
         1.0, ge=0, description="dB that they may be worse on average than those of the promoted version"
     )
     max_lost: float = Field(
-        0.001, ge=0, le=1, description="share of the promoted version's samples that the new one may lack"
+        0.001,
+        ge=0,
+        le=1,
+        description="share of the promoted version's samples that the new one may lack; of a first version, share of "
+        "samples that its VAE may have no finite latents of",
     )
     accept_drift: bool = Field(
         False, description="accept channels that are spread otherwise than the VAE's config promises"
@@ -81,12 +85,13 @@ class Numbers:
     new: Errors | None
     old: Errors | None
     loss: float | None
-    """By how much the new version is worse, over the samples that both have."""
+    """By how much the new version is worse, over the samples that both have; None for pictures of another size."""
     stds: Sequence[float]
     """Of the new version's channels."""
     drift: Sequence[str]
     """Channels of the new version that are not spread as its VAE promises."""
     old_drift: Sequence[str]
+    """Those of the promoted version, if the new one's are no further off."""
     counts: Counts
 
 
@@ -119,6 +124,11 @@ def failures(found: Numbers, checks: Checks) -> list[str]:
         lines.append(
             f"{counts.lost} of the promoted version's {counts.old} samples are missing"
             f"{counts.why_lost()}, and max_lost is {checks.max_lost:g}"
+        )
+    if counts.old is None and counts.broken > checks.max_lost * (counts.new + counts.broken):
+        lines.append(
+            f"{counts.broken} of {counts.new + counts.broken} samples have no finite latents, "
+            f"and max_lost is {checks.max_lost:g}"
         )
     return lines
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encode_pipeline.latents.store import Version
+from encode_pipeline.records import Reason
 
 NAMED = 3
 
@@ -27,6 +28,8 @@ class Counts:
     """Tars of the old version that are not in the new one."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """By reason, how many samples more than before, or fewer, were refused of the tars that both have."""
+    broken: int = 0
+    """Samples without finite latents, if there is no version to compare with."""
 
     def why_lost(self) -> str:
         """Where they were lost, in brackets."""
@@ -38,7 +41,8 @@ class Counts:
 
     def to_dict(self) -> dict[str, Any]:
         named = {"gone_tars": len(self.gone), "gone": list(self.gone[:NAMED]), "rejected": dict(self.rejected)}
-        return {"new": self.new, "old": self.old, "lost": self.lost, "excused": self.excused, **named}
+        counts = {"new": self.new, "old": self.old, "lost": self.lost, "excused": self.excused, "broken": self.broken}
+        return {**counts, **named}
 
 
 @dataclass
@@ -56,7 +60,7 @@ def count(new: Version, old: Version | None) -> tuple[Counts, dict[str, str]]:
     now = _tars(new)
     total = sum(tar.encoded for tar in now.values())
     if old is None:
-        return Counts(total), {}
+        return Counts(total, broken=sum(tar.rejected[Reason.NON_FINITE_LATENT] for tar in now.values())), {}
     before = _tars(old)
     left_out = new.left_out()
     lost = excused = 0

@@ -15,6 +15,7 @@ from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import LatentSpec, canonical_json, digest
 from encode_pipeline.latents.store import Store, Version
+from encode_pipeline.preview.channels import no_further_off
 from encode_pipeline.preview.decoder import load_decoder
 from encode_pipeline.preview.stored import random_places
 from encode_pipeline.vae import PIXELS, LoadedVae
@@ -46,13 +47,18 @@ def compare(contest: Contest, checks: Checks) -> dict[str, Any]:
         raise CheckFailed(f"{new.storage.url()}: nothing to compare decoded latents with: {why}")
     pairs = _pairs(ours, theirs, twins)
     both = [(pair.old_psnr, pair.new_psnr) for pair in pairs if pair.old_psnr is not None and pair.new_psnr is not None]
+    comparable = old is not None and old.spec.image_size == new.spec.image_size
+    if both and not comparable:
+        notes.append("pictures of another size than the promoted version's, which decode otherwise: no max_psnr_loss")
+    if unseen := [sample.origin.missing for sample in ours.samples if vae is not None and sample.psnr is None]:
+        notes.append(f"{len(unseen)} of {len(ours.samples)} samples have no picture to be compared with: {unseen[0]}")
     numbers = Numbers(
         new=Errors.of([pair.new_psnr for pair in pairs if pair.new_psnr is not None]),
         old=Errors.of([before for before, _ in both]),
-        loss=sum(before - after for before, after in both) / len(both) if both else None,
+        loss=sum(before - after for before, after in both) / len(both) if both and comparable else None,
         stds=[channel.std for channel in ours.channels],
         drift=ours.drift,
-        old_drift=theirs.drift if theirs else (),
+        old_drift=theirs.drift if theirs and no_further_off(ours.channels, theirs.channels) else (),
         counts=counts,
     )
     found = Comparison(

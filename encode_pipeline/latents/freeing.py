@@ -42,6 +42,8 @@ def free_versions(
     A dry run takes no notice of leases that would have been `released`.
     """
     found = Freed()
+    if not dry_run:
+        _forget_promoted(store)
     wanted = unneeded(store, keep, refused)
     for fingerprint, why in sorted(wanted.items()):
         size = sum(store.storage.files(fingerprint).values())
@@ -58,7 +60,7 @@ def free_versions(
 
 def unneeded(store: Store, keep: int | None, refused: bool) -> dict[str, str]:
     """The versions to be freed if nobody uses them, and why; never what readers use, or will in a moment."""
-    begun = [lease for lease in leases(store.storage) if lease.is_freeing]
+    begun = _begun(store)
     wanted = {lease.version: str(lease.content.get("of", "begun before")) for lease in begun}
     if refused:
         wanted |= {name: f"refused: {entry.why}" for name, entry in _refused(store).items()}
@@ -117,6 +119,22 @@ def _free(store: Store, fingerprint: str, why: str, size: int) -> list[Lease] | 
     for lease in sorted(known, key=lambda lease: lease.is_freeing):  # of the dead, and of those who see that it is gone
         storage.delete(lease.path)
     return []
+
+
+def _begun(store: Store) -> list[Lease]:
+    return [lease for lease in leases(store.storage) if lease.is_freeing]
+
+
+def _forget_promoted(store: Store) -> None:
+    """Takes back what a `gc` said that was killed just then, of a version that somebody was promoting already.
+
+    Whoever promotes holds a lease until it is done, so a `gc` that is still alive sees the one or the other.
+    """
+    begun = _begun(store)
+    promoted = _promoted(store) if begun else ()
+    for lease in begun:
+        if lease.version in promoted:
+            store.storage.delete(lease.path)
 
 
 def _holders(store: Store, fingerprint: str) -> list[Lease]:

@@ -116,10 +116,7 @@ class LatentSpec(Settings):
             ours, foreign = (f"{vae.name} (weights {vae.weights_sha256[:12]})" for vae in (self.vae, other.vae))
             return f"vae: {ours} against {foreign}"
         mine["vae"].pop("name"), theirs["vae"].pop("name")
-        for key, value in mine.items():
-            if value != theirs[key]:
-                return f"{key}: {value} against {theirs[key]}"
-        return "nothing"
+        return _difference(mine, theirs) or "nothing"
 
 
 Array = TypeVar("Array")
@@ -136,6 +133,16 @@ def convert_scale(latents: Array, vae: VaeIdentity, stored: Scale, wanted: Scale
     else:
         converted = values / vae.scaling_factor + vae.shift_factor
     return converted
+
+
+def _difference(mine: dict[str, Any], theirs: dict[str, Any], within: str = "") -> str | None:
+    for key in [*mine, *sorted(theirs.keys() - mine.keys())]:
+        one, other = mine.get(key), theirs.get(key)
+        if one != other:
+            if isinstance(one, dict) and isinstance(other, dict):
+                return _difference(one, other, f"{within}{key}.")
+            return f"{within}{key}: {one} against {other}"
+    return None
 
 
 def canonical_json(value: Any, indent: int | None = None) -> bytes:

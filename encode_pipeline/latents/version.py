@@ -196,7 +196,9 @@ class Version:
             )
         table = manifest_table(self.commits(done))
         if not table.num_rows:
-            raise CheckFailed(f"{self.storage.url()}: nothing to seal: no committed shard holds a latent")
+            refused = sum((Counter(commit.rejected) for commit in self.commits(done)), Counter[str]())
+            reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(refused.items())) or "no samples"
+            raise CheckFailed(f"{self.storage.url()}: nothing to seal: no committed shard holds a latent ({reasons})")
         about = {"fingerprint": self.fingerprint, "shards": sorted(done), "left_out": sorted(undone)}
         self.storage.create(MANIFEST, to_parquet(table.replace_schema_metadata({"latents": canonical_json(about)})))
 

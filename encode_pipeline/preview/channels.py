@@ -101,6 +101,24 @@ def warnings_of(channels: Sequence[Channel], latents: int) -> list[str]:
     return [f"{line} (over {latents} latents)" for line in lines]
 
 
+def no_further_off(channels: Sequence[Channel], others: Sequence[Channel]) -> bool:
+    """Whether what is off is so by no more than with others, as when the pictures are of an odd kind."""
+    off, theirs = _off(channels), _off(others)
+    if off is None or theirs is None:
+        return True  # nothing is promised
+    narrowest, widest = min(1.0, theirs[0]) / STD_FACTOR, max(1.0, theirs[1]) * STD_FACTOR
+    return off[0] >= narrowest and off[1] <= widest and off[2] <= theirs[2] + MEAN_SHIFT
+
+
+def _off(channels: Sequence[Channel]) -> tuple[float, float, float] | None:
+    """The smallest and the largest spread against what is expected, and how far off a mean lies at most."""
+    known = [(c.mean, c.std, c.expected_mean or 0.0, c.expected_std) for c in channels if c.expected_std]
+    if not known:
+        return None
+    ratios = [std / expected for _, std, _, expected in known]
+    return min(ratios), max(ratios), max(abs(mean - middle) / expected for mean, _, middle, expected in known)
+
+
 def _drift(mean: float, std: float, expected_mean: float, expected_std: float) -> str | None:
     found = []
     if not 1 / STD_FACTOR <= std / expected_std <= STD_FACTOR:
