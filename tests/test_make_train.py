@@ -165,22 +165,13 @@ def test_make_eval_says_what_it_needs(tmp_path: Path) -> None:
     assert "demo latents" not in own and "--check" not in own and "classes=" not in own
 
 
-def test_the_machine_of_ray_up_is_one_that_ray_accepts() -> None:
-    """Ray's own check, offline; it knows nothing of AWS's keys, so a typo there is looked for here."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    path = ROOT / "cluster" / "train.yaml"
-    config = prepare_config(yaml.safe_load(path.read_text()))
-    validate_config(config)
-    (machine,) = config["available_node_types"].values()
-    assert set(machine["node_config"]) == {"InstanceType", "ImageId", "BlockDeviceMappings"}
-    assert config["max_workers"] == 0 and config["head_start_ray_commands"] == []
-    (folder,) = config["file_mounts"]
-    assert f"make -C {folder} setup" in config["setup_commands"]
-    command = re.search(r"ray exec cluster/train.yaml --tmux 'cd (\S+) && (make train .*)'", path.read_text())
-    assert command and f"/home/{config['auth']['ssh_user']}/{command[1]}" == folder
+def test_what_is_typed_for_a_rented_machine_begins_a_training() -> None:
+    """The command in the launch file, as far as `make` can tell here; `make cluster-check` looks at the rest of it."""
+    text = (ROOT / "cluster" / "train.yaml").read_text()
+    command = re.search(r"ray exec cluster/train\.yaml --tmux .*\n#\s+'cd (\S+) && (make train .*)'", text)
+    assert command and f"~/{command[1]}/Makefile" in yaml.safe_load(text)["file_mounts"]
     dry = subprocess.run(["sh", "-c", f"{command[2]} -n STAMP=Makefile"], cwd=ROOT, capture_output=True, text=True)
-    assert dry.returncode == 0 and "data=s3://my-bucket/latents" in dry.stdout
+    assert dry.returncode == 0 and "data=s3://" in dry.stdout and "out=$HOME/b8" not in dry.stdout
 
 
 def test_help_is_handed_on_and_a_folder_for_a_config_is_one_line(
