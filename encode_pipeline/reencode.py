@@ -153,7 +153,7 @@ class Swap:
             failpoint("after-compare", self.fingerprint)
             if meanwhile := self._promoted_meanwhile():
                 return Verdict("promoted", meanwhile, steps=steps)
-            self.store.promote(version, f"reencode: {why}")
+            self.store.promote(version, f"reencode: {why}", instead_of=self.before)  # what it was compared with
         return Verdict("promoted", why, steps=steps)
 
     def _sources(self) -> list[SourceShard]:

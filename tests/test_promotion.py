@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from encode_pipeline.latents.audit import Audit, Entry
+from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.spec import LatentSpec, canonical_json
 from encode_pipeline.latents.storage import StorageError
 from encode_pipeline.latents.store import Store, Version
@@ -63,6 +64,20 @@ def test_every_promotion_is_recorded_and_a_roll_back_is_one(
     assert history(store) == [first.fingerprint, second.fingerprint, first.fingerprint]
     assert [entry.details["promotion"] for entry in promoted(store)] == [1, 2, 3]
     assert list(store.storage.files("leases")) == []
+
+
+def test_a_promotion_tied_to_the_version_before_does_not_follow_another(
+    open_store: OpenStore, spec: LatentSpec, tmp_path: Path
+) -> None:
+    store = open_store()
+    first, second, third = versions_of(store.storage.url(), spec, tmp_path, 3)
+    assert store.promote(first, instead_of=None) is None
+    store.promote(second)
+    with pytest.raises(CheckFailed, match=f"{second.fingerprint} was promoted meanwhile, and {third.fingerprint} was"):
+        store.promote(third, instead_of=first.fingerprint)
+    assert history(store) == [first.fingerprint, second.fingerprint]
+    assert store.promote(third, instead_of=second.fingerprint) == second.fingerprint
+    assert store.promote(third, instead_of=second.fingerprint) == third.fingerprint  # it is there: nothing to do
 
 
 def test_two_at_once_promote_the_same_version_once(

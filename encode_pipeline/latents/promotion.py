@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from types import EllipsisType
 from typing import Any
 
 from encode_pipeline.latents.audit import Audit, create_own, now, this_process
@@ -68,8 +69,8 @@ class Promotions:
             self.storage.replace(CURRENT, canonical_json({"fingerprint": history[-1], "history": history}))
         return history, finished
 
-    def promote(self, fingerprint: str, why: str) -> str | None:
-        """Makes a version the one that readers use; returns the one before."""
+    def promote(self, fingerprint: str, why: str, instead_of: str | EllipsisType | None = ...) -> str | None:
+        """Makes a version the one that readers use; returns the one before. May be tied to which one that is."""
         history, finished = self.finish()
         for one in finished:
             told = f"promotion {one.number}, of {one.fingerprint}, had been begun by another process: finished"
@@ -77,6 +78,11 @@ class Promotions:
         before = history[-1] if history else None
         if before == fingerprint:
             return finished[-1].before if finished else before
+        if instead_of is not ... and before != instead_of:
+            raise CheckFailed(
+                f"{self.storage.url()}: {before} was promoted meanwhile, and {fingerprint} was to take the place of "
+                f"{instead_of or 'nothing'}; run the same command again"
+            )
         number = len(history) + 1
         promotion = Promotion(number, fingerprint, before, Audit(self.storage).last(), why)
         content = canonical_json({**vars(promotion), "by": this_process(), "at": now()})

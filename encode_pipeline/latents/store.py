@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import EllipsisType
 
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.lease import check_not_being_freed, leased
@@ -74,12 +75,14 @@ class Store:
             raise StorageError(f"{self.storage.url(path)}: is the spec of version {spec.fingerprint}")
         return Version(Storage(self.storage.url(matches[0])), spec)
 
-    def promote(self, version: Version, why: str = "asked for") -> str | None:
-        """Makes a sealed version the one that readers use; returns the one before."""
+    def promote(
+        self, version: Version, why: str = "asked for", instead_of: str | EllipsisType | None = ...
+    ) -> str | None:
+        """Makes a sealed version the one that readers use; returns the one before. May be tied to which one that is."""
         if not version.sealed:
             raise CheckFailed(f"{version.storage.url()}: not sealed, so not to be promoted")
         with leased(version, "promote", f"process-{os.getpid()}"):
-            return Promotions(self.storage).promote(version.fingerprint, why)
+            return Promotions(self.storage).promote(version.fingerprint, why, instead_of)
 
     def retired(self, keep: int) -> list[str]:
         """The versions that were once promoted, but are neither now nor among the `keep` before it."""
