@@ -7,6 +7,7 @@ from typing import Any
 
 from encode_pipeline.config import GcRequest, SealRequest, StoreRequest
 from encode_pipeline.latents.audit import Audit
+from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.freeing import free_versions, release
 from encode_pipeline.latents.lease import Lease, is_being_freed
 from encode_pipeline.latents.store import Store
@@ -29,7 +30,7 @@ def run_promote(request: StoreRequest) -> Mapping[str, Any]:
 
 
 def run_gc(request: GcRequest) -> Mapping[str, Any]:
-    store = Store(request.store)
+    store = _there(request.store)
     released = release(store, request.release, request.dry_run) if request.release else []
     found = free_versions(store, request.keep, request.refused, request.dry_run, released)
     freed = dict(found.versions)
@@ -60,11 +61,19 @@ def show_gc(result: Mapping[str, Any]) -> str:
 
 
 def run_history(request: StoreRequest) -> Mapping[str, Any]:
-    store = Store(request.store)
-    entries = Audit(store.storage).entries()
-    if not entries and not store.versions():
-        store.version()  # says that there is no store
-    return {"entries": [vars(entry) for entry in entries if entry.version.startswith(request.version or "")]}
+    entries = Audit(_there(request.store).storage).entries()
+    told = [vars(entry) for entry in entries if entry.version.startswith(request.version or "")]
+    if request.version and not told:
+        raise RequestError(f"{request.store}: nothing was decided about a version {request.version}")
+    return {"entries": told}
+
+
+def _there(url: str) -> Store:
+    """A store that holds versions, or once held some."""
+    store = Store(url)
+    if not store.versions() and not {"audit", "leases"} & set(store.storage.folders()):
+        store.version()  # says that there is none
+    return store
 
 
 def show_history(result: Mapping[str, Any]) -> str:

@@ -121,11 +121,15 @@ def test_history_tells_what_was_decided_by_hand(
     assert f"{first.fingerprint}  freed: retired, with keep=0; bytes {entries[3]['details']['bytes']} (" in lines[3]
     assert main("encode_pipeline", VERBS, ["history", address, f"version={first.fingerprint[:8]}"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main("encode_pipeline", VERBS, ["history", address, "version=zz"]) == 2
+    assert capsys.readouterr().err == f"error: {address}: nothing was decided about a version zz\n"
 
 
 def test_history_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("encode_pipeline", VERBS, ["history", str(tmp_path / "nothing")]) == 2
-    assert "no latent store here" in capsys.readouterr().err
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    for verb, nowhere in (("history", "nothing"), ("history", "else"), ("gc", "nothing")):
+        assert main("encode_pipeline", VERBS, [verb, str(tmp_path / nowhere)]) == 2
+        assert "no latent store here" in capsys.readouterr().err
     Store(tmp_path).storage.create("audit/000001.json", b"{")
     assert main("encode_pipeline", VERBS, ["history", str(tmp_path)]) == 1
     assert f"{tmp_path}/audit/000001.json: damaged" in capsys.readouterr().err
