@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from encode_pipeline.latents.command import CheckFailed, RequestError, Settings, Verb, main
+
+ROOT = Path(__file__).parent.parent
 
 
 class Paint(Settings):
@@ -134,3 +138,12 @@ def test_help_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert "paint" in call(capsys, "--help")[1]
     assert "layers (default 1)" in call(capsys, "paint", "--help")[1]
     assert "layers: 4" in call(capsys, "paint", "wall", "layers=4", "--print-config")[1]
+
+
+def test_whoever_stops_reading_is_not_told_of_it() -> None:
+    words = [sys.executable, "-m", "encode_pipeline", "plan", "--estimate", "images=1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+    assert program.returncode == 141

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import signal
 import sys
 import typing
@@ -95,7 +96,11 @@ def main(package: str, verbs: Mapping[str, Verb], argv: Sequence[str], default: 
         result: Mapping[str, Any] = {}
         for result in watching(settings) if watching else [verb.run(settings)]:
             clear = CLEAR if watching and sys.stdout.isatty() and not as_json else ""
-            print(clear + _text(verb, result, as_json), flush=True)
+            try:
+                print(clear + _text(verb, result, as_json), flush=True)
+            except BrokenPipeError:  # `| head` has seen enough; what Python still has to say goes the same way
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 141
     except RequestError as error:
         return _fail(error, 2, as_json)
     except CheckFailed as error:
