@@ -62,7 +62,9 @@ class SshMachines:
             self._servers[name] = self._serve(name, address)
         self.home("person").mkdir()
         own = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(self.home("person")), **self._own("person")}
-        self.command_environment = {**os.environ, **own}
+        # Not what a Ray in this process has left in its environment: that tokens are asked for, for one.
+        others = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        self.command_environment = {**others, **own}
 
     def home(self, name: str) -> Path:
         return self.folder / f"home-of-{name}"
