@@ -28,6 +28,10 @@ def compare_on_ray(contest: Contest, checks: Checks, gpus_per_actor: float) -> d
         try:
             while not ray.wait([answer], timeout=QUIET)[0]:
                 print("comparing, or waiting for a machine that has room for it", file=sys.stderr, flush=True)
+        except BaseException:  # only one without an answer: to cancel what has just ended can end Ray, and with it us
+            ray.cancel(answer, force=True)
+            raise
+        try:
             found: dict[str, Any] = ray.get(answer)
         except RayTaskError as error:
             raise error.cause or error from None
@@ -35,8 +39,6 @@ def compare_on_ray(contest: Contest, checks: Checks, gpus_per_actor: float) -> d
             raise CheckFailed(
                 f"not compared: {type(error).__name__}, again and again; run the same command again"
             ) from None
-        finally:
-            ray.cancel(answer, force=True)
     return found
 
 
