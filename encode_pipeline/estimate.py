@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ from pydantic import Field, model_validator
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import SourceShard
-from encode_pipeline.latents.storage import StorageError
 from encode_pipeline.latents.store import Store
+from encode_pipeline.progress import ends_of_runs
 from encode_pipeline.read import read_samples
 from encode_pipeline.records import Sample
 from encode_pipeline.sources import find_sources, open_source
@@ -78,10 +77,8 @@ class PlanRequest(EncodeConfig):
 
 def estimate(request: PlanRequest) -> dict[str, Any]:
     """What encoding so many pictures takes."""
-    if request.views_per_second is None and request.image_size != 512 and not request.store:
-        raise RequestError(f"image_size={request.image_size}: measured for 512 only; say views_per_second=")
+    rate = _rate(request)  # before tars are read
     images, how_many, source_bytes = _images(request)
-    rate = _rate(request)
     latents = images * request.views
     hours = latents / rate.views_per_second / 3600
     size = latents * rate.bytes_per_view
@@ -142,10 +139,8 @@ def _rate(request: PlanRequest) -> Rate:
     if request.store and (rate := _rate_of_store(request)):
         return rate
     if request.image_size != 512:
-        raise RequestError(
-            f"image_size={request.image_size}: measured for 512 only, and {request.store} knows no GPU's rate; "
-            "say views_per_second="
-        )
+        unknown = f", and {request.store} knows no GPU's rate" if request.store else ""
+        raise RequestError(f"image_size={request.image_size}: measured for 512 only{unknown}; say views_per_second=")
     return MEASURED
 
 
@@ -163,7 +158,7 @@ def _rate_of_store(request: PlanRequest) -> Rate | None:
         version = store.version(fingerprint)
         if version.spec.image_size != request.image_size or version.spec.is_generated:
             continue
-        ends = list(_ends(version.storage.files("runs"), version.storage.read))
+        ends = [end for end in ends_of_runs(version.storage) if end.get("gpu_hours")]
         if not ends:
             continue
         latents += sum(end["latents_per_second"] * end["seconds"] for end in ends)
@@ -175,20 +170,6 @@ def _rate_of_store(request: PlanRequest) -> Rate | None:
         return None
     how = f"measured in {store.storage.url()}: {latents:,.0f} latents in {hours:.2f} GPU-hours"
     return Rate(latents / hours / 3600, size / count, how)
-
-
-def _ends(files: Mapping[str, int], read: Any) -> Iterator[dict[str, Any]]:
-    """The last words of runs on GPUs."""
-    for path in sorted(files):
-        if not path.endswith(".jsonl"):
-            continue
-        for line in read(path).splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                raise StorageError(f"{path}: damaged: not the log of a run") from None
-            if event.get("event") in ("end", "broken off") and event.get("gpu_hours"):
-                yield event
 
 
 def show_estimate(result: Mapping[str, Any]) -> str:

@@ -7,12 +7,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
 from encode_pipeline.latents.status import Tally, moment
-from encode_pipeline.latents.storage import Storage
+from encode_pipeline.latents.storage import Storage, StorageError
 from encode_pipeline.listener import Listener
 from encode_pipeline.records import ShardFailure, ShardReport
 
@@ -20,6 +20,8 @@ TICK = 10.0
 """Seconds without a word on where the run stands, after which it is said again."""
 WINDOW = 60.0
 """Seconds that the rate is taken over, and that a file of the log holds."""
+ENDS = ("end", "broken off")
+"""What the last line of a run's log is called."""
 MOST_LINES = 100_000
 """That wait for a store which does not take them."""
 
@@ -65,6 +67,20 @@ class RunLog:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 print(f"the log of this run is not complete: {reason}", file=sys.stderr, flush=True)
             self._failed = True
+
+
+def ends_of_runs(storage: Storage) -> Iterator[dict[str, Any]]:
+    """The summaries with which the runs in a version's log ended, or were broken off."""
+    for path in sorted(storage.files("runs")):
+        if not path.endswith(".jsonl"):
+            continue
+        for line in storage.read(path).splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                raise StorageError(f"{storage.url(path)}: damaged: not the log of a run") from None
+            if event["event"] in ENDS:
+                yield event
 
 
 class Progress(Listener):
@@ -168,7 +184,7 @@ class Progress(Listener):
         self._ticker.join()
         self.live(0)
         if self._log is not None:
-            self._log.write("end" if kind is None else "broken off", self.summary())
+            self._log.write(ENDS[kind is not None], self.summary())
             self._log.close()
 
     def _tick(self) -> None:

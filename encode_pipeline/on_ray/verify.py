@@ -61,8 +61,8 @@ def check_on_ray(version: Version, errands: Sequence[Errand], deep: bool) -> Gen
                 yield from _findings(version, waiting[0], call)
                 waiting.popleft()
         finally:
-            for task in waiting:
-                _cancel(task.copies)
+            for copy in [copy for task in waiting for copy in task.copies]:
+                ray.cancel(copy, force=True)
 
 
 def check_bunch(url: str, spec: LatentSpec, bunch: Sequence[Errand], deep: bool) -> list[Findings]:
@@ -77,7 +77,7 @@ def _findings(version: Version, task: _Task, call: Callable[[_Task], None]) -> l
         print(f"{task.name}: no answer for {patience:g} s; asked again", file=sys.stderr, flush=True)
         call(task)
         patience *= 2
-    _cancel([copy for copy in task.copies if copy not in answered])
+    # Its other copies end by themselves, or with their machine: to cancel one that just answers can end Ray, and us.
     try:
         findings: list[Findings] = ray.get(answered[0])
     except RayTaskError as error:
@@ -88,11 +88,6 @@ def _findings(version: Version, task: _Task, call: Callable[[_Task], None]) -> l
         pairs = zip(task.bunch, problems, strict=True)
         return [Findings(errand.shard, files=0, problems=(problem,)) for errand, problem in pairs]
     return findings
-
-
-def _cancel(calls: Sequence[Any]) -> None:
-    for reference in calls:
-        ray.cancel(reference, force=True)
 
 
 def _cpus() -> int:
