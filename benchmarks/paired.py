@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import resource
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from benchmarks.figures import Figure
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class Spent:
 
 
 By = Literal["wall", "cpu"]
+TICK = 1e-4
+"""Less CPU time than this the kernel does not tell."""
 
 
-def paired(
-    ways: Mapping[str, Callable[[], int]], rounds: int, unit: str = "samples", by: By = "wall"
-) -> dict[str, Any]:
-    """Items a second of each way, and the ratio of every way to the first, as median, least and most."""
+def paired(ways: Mapping[str, Callable[[], int]], rounds: int, unit: str = "samples", by: By = "wall") -> list[Figure]:
+    """Items a second of each way, against the first."""
     items: dict[str, int] = {}
 
     def counting(name: str) -> Callable[[], None]:
@@ -35,30 +36,28 @@ def paired(
         return work
 
     spent = in_turns({name: counting(name) for name in ways}, rounds)
-    second = "second" if by == "wall" else "CPU second"
-    return {"rounds": rounds, "unit": f"{unit} a {second}", **compare(items, spent, by)}
+    return compare(items, spent, unit, by)
 
 
-def compare(items: Mapping[str, int], spent: Mapping[str, list[Spent]], by: By) -> dict[str, Any]:
-    """Rates and ratios, round by round.
-
-    The ratio by CPU time stands beside the other: where the two differ much, the machine was busy with something else.
-    """
+def compare(items: Mapping[str, int], spent: Mapping[str, Sequence[Spent]], unit: str, by: By = "wall") -> list[Figure]:
+    """Rates, and ratios to the first way's, round by round."""
     first = next(iter(spent))
-    results = {}
+    figures = []
     for name, turns in spent.items():
-        seconds = [getattr(turn, by) for turn in turns]
         pairs = list(zip(turns, spent[first], strict=True))
         share = items[name] / items[first]
-        results[name] = {
-            "items": items[name],
-            "per_second": spread([items[name] / value for value in seconds]),
-            "ratio": spread([share * getattr(base, by) / getattr(turn, by) for turn, base in pairs]),
-            "cpu_ratio": spread([share * base.cpu / turn.cpu for turn, base in pairs]),
-            "wall_seconds": [round(turn.wall, 3) for turn in turns],
-            "cpu_seconds": [round(turn.cpu, 3) for turn in turns],
-        }
-    return {"compared_with": first, "ways": results}
+        figures.append(
+            Figure(
+                name,
+                f"{unit} a {'second' if by == 'wall' else 'CPU second'}",
+                tuple(items[name] / getattr(turn, by) for turn in turns),
+                "more",
+                first,
+                tuple(share * getattr(base, by) / getattr(turn, by) for turn, base in pairs),
+                tuple(share * base.cpu / max(turn.cpu, TICK) for turn, base in pairs),
+            )
+        )
+    return figures
 
 
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Spent]]:
@@ -78,11 +77,3 @@ def cpu_seconds() -> float:
     """CPU time of this process and of its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "least": round(min(values), 3),
-        "most": round(max(values), 3),
-    }
