@@ -1,4 +1,4 @@
-"""Writing latents to a tar on disk, hashed and safe from a power cut, against webdataset's writer and the bare bytes."""
+"""Latents into a tar on disk, hashed and safe from a power cut, against webdataset's writer and the bare bytes."""
 
 from __future__ import annotations
 
