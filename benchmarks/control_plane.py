@@ -22,7 +22,8 @@ import ray
 from ray.util import ActorPool
 
 from benchmarks.fleet import FleetConfig, ScalingConfig
-from benchmarks.idle_actor import IdleActor, commit_of
+from benchmarks.idle_actor import IdleActor
+from benchmarks.idle_commit import commit_of
 from benchmarks.process import MEBIBYTE, forget_peak, resident
 from demo.report_machine import ROOT
 from demo.run import VAE
