@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.figures import Figure
+from encode_pipeline.latents.command import CheckFailed
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,28 @@ def paired(ways: Mapping[str, Callable[[], int]], rounds: int, unit: str = "samp
         return work
 
     spent = in_turns({name: counting(name) for name in ways}, rounds)
-    return compare(items, spent, unit, by)
+    first = next(iter(ways))
+    for name, count in items.items():
+        if count != items[first]:
+            raise CheckFailed(f"{name!r} did {count} of {items[first]} {unit}: other work is not compared")
+    return compare(items[first], spent, unit, by)
 
 
-def compare(items: Mapping[str, int], spent: Mapping[str, Sequence[Spent]], unit: str, by: By = "wall") -> list[Figure]:
-    """Rates, and ratios to the first way's, round by round."""
+def compare(items: int, spent: Mapping[str, Sequence[Spent]], unit: str, by: By = "wall") -> list[Figure]:
+    """Rates, and ratios to the first way's, round by round, of ways that all did so many items."""
     first = next(iter(spent))
     figures = []
     for name, turns in spent.items():
         pairs = list(zip(turns, spent[first], strict=True))
-        share = items[name] / items[first]
         figures.append(
             Figure(
                 name,
                 f"{unit} a {'second' if by == 'wall' else 'CPU second'}",
-                tuple(items[name] / getattr(turn, by) for turn in turns),
+                tuple(items / getattr(turn, by) for turn in turns),
                 "more",
                 first,
-                tuple(share * getattr(base, by) / getattr(turn, by) for turn, base in pairs),
-                tuple(share * base.cpu / max(turn.cpu, TICK) for turn, base in pairs),
+                tuple(getattr(base, by) / getattr(turn, by) for turn, base in pairs),
+                tuple(base.cpu / max(turn.cpu, TICK) for turn, base in pairs),
             )
         )
     return figures
