@@ -32,8 +32,6 @@ from encode_pipeline.recipe import ViewRecipe
 from encode_pipeline.records import Pixels, Rejected, Sample
 
 OURS = "this pipeline, with every check"
-PIXELS = 6_000_000
-"""Decoded in a turn of one way, about: more of small pictures than of large ones."""
 SRGB = ImageCms.createProfile("sRGB")
 TURNED = 6
 """The EXIF orientation of a picture that a phone took upright."""
@@ -43,6 +41,7 @@ Decoder = Callable[[bytes], Any]
 class DecodeConfig(BenchmarkConfig):
     sides: list[PositiveInt] = Field([512, 1024, 2048], description="sides of the JPEGs")
     other_side: PositiveInt = Field(1024, description="side of the pictures in other formats")
+    megapixels: PositiveInt = Field(6, description="of each kind in a turn: more small pictures than large ones")
     tar_samples: PositiveInt = Field(2000, description="samples in the tar that is read and not decoded")
     image_bytes: PositiveInt = Field(
         60_000, description="of a picture in that tar; LAION at 512 pixels has about so many"
@@ -51,7 +50,8 @@ class DecodeConfig(BenchmarkConfig):
 
 def measure(config: DecodeConfig) -> Measured:
     """Megapixels and samples a second of one core's time."""
-    drawn = {side: list(draw(max(1, PIXELS // side**2), side, seed=2)) for side in {*config.sides, config.other_side}}
+    sides = {*config.sides, config.other_side}
+    drawn = {side: list(draw(max(1, round(config.megapixels * 1e6 / side**2)), side, seed=2)) for side in sides}
     kinds = {
         **{f"JPEG, {side} pixels": [compressed(picture, "JPEG") for picture in drawn[side]] for side in config.sides},
         **{

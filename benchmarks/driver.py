@@ -45,10 +45,9 @@ def measure(config: DriverConfig) -> Measured:
     """Shards a second that a driver gives out and hears of, with its log and its count of everything."""
     found = apart("driver", config)
     spent = {way: [Spent(*turn) for turn in turns] for way, turns in found["spent"].items()}
-    items = dict.fromkeys(spent, found["shards_a_turn"])
     peak = counted("this pipeline: memory above start", "MiB", found["peak_above_start_mib"], "less")
     details = {"actors": config.actors, "shards_a_turn": found["shards_a_turn"], "peak_mib": found["peak_mib"]}
-    return Measured((*compare(items, spent, "shards"), peak), details)
+    return Measured((*compare(found["shards_a_turn"], spent, "shards"), peak), details)
 
 
 def measure_scaling(config: ScalingConfig) -> Measured:
