@@ -51,8 +51,12 @@ def measure(config: AugmentConfig) -> Measured:
             for kind, looks in {"plain": pictures.plain(), "augmented": pictures.augmented()}.items()
             for figure in under(kind, paired(turns(looks, config), config.rounds, unit="views", by="cpu"))
         ]
-    recipe = {"crop": SCALE, "jitter": JITTER, "picture": [config.width, config.height], "view": config.image_size}
-    return Measured(tuple(figures), recipe)
+    details = {
+        "picture": [config.width, config.height],
+        "recipe": {"crop": SCALE, "jitter": JITTER},
+        "interpolation": "bicubic; albumentations' and OpenCV's leave pixels out where a picture shrinks",
+    }
+    return Measured(tuple(figures), details)
 
 
 def turns(looks: dict[str, Look], config: AugmentConfig) -> dict[str, Callable[[], int]]:

@@ -29,7 +29,7 @@ OURS = "this pipeline"
 
 
 class CommitConfig(BenchmarkConfig):
-    samples: PositiveInt = Field(250, description="samples in the shard; LAION's have ten thousand")
+    samples: PositiveInt = Field(200, description="samples in the shard; LAION's have ten thousand")
     views: PositiveInt = Field(4, description="views, each a tar")
 
 
