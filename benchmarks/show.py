@@ -43,23 +43,6 @@ def _memory(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     yield f"  after each of them: {', '.join(map(str, shards['above_libraries_after_each_mib']))}"
 
 
-def _gpu(name: str, result: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{name}: {result['device']}, {result['cores']} cores; weights {result['weights']}"
-    yield from _timed("encoder", result["encoder"])
-    for kernels, bits in result["bits"].items():
-        sames = [key for key, value in bits.items() if value is True]
-        steps = bits["batch_4_against_16"]["most_float16_steps"]
-        yield f"  {kernels}: {', '.join(sames) or 'not the same'}; batch 4 against 16: {steps} float16 steps at most"
-    pipeline = result["pipeline"]
-    share = ", ".join(f"{stage} {part:.0%}" for stage, part in pipeline["time_share"].items())
-    yield f"  pipeline {pipeline['views_per_second']} views a second; time: {share}"
-    decode = ", ".join(f"{rate:.0f} by {count}" for count, rate in result["decode"].items() if " " in count)
-    yield f"  decoding alone, views a second: {decode}"
-    for name, training in result.items():
-        if name.startswith("train "):
-            yield from _timed(name, training)
-
-
 def _contrast(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     yield f"{name}: {result['samples']} pairs of width {result['width']}; differences are from the first"
     for way, measured in result["loss_ways"].items():
@@ -68,7 +51,7 @@ def _contrast(name: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {way:<30}{memory}{measured['seconds']:>8.2f} s   {differences}"
 
 
-SHOWN = {"loss_ways": _contrast, "large_tar": _memory, "bits": _gpu, "rounds": _timed}
+SHOWN = {"loss_ways": _contrast, "large_tar": _memory, "rounds": _timed}
 """Which result is shown how: by a key that only it has; the last is what most of them look like."""
 
 
