@@ -6,7 +6,6 @@ import hashlib
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.figures import counted
 from benchmarks.gpu.bench import Bench
@@ -21,7 +20,6 @@ SMALL = 4
 
 def measure_bits(bench: Bench, notes: Notes, clock: Clock) -> None:
     """The same pictures encoded in many ways by every kind of kernels, and all of it against float32."""
-    torch.compiler.reset()
     size = bench.config.batch_size
     dtype = bench.config.dtypes[0]
     batch = list(pictures(size, bench.config.image_size, seed=1))

@@ -51,7 +51,6 @@ def measure_encoder(
     bench: Bench, notes: Notes, clock: Clock, dtype: str, batch_size: int, names: Sequence[str] = WAYS
 ) -> None:
     """Views a second of every way, its share of the matmul ceiling in the same round, and its memory."""
-    torch.compiler.reset()
     part, device = f"encoder {dtype}, batch {batch_size}", bench.device
     batch = pictures(batch_size, bench.config.image_size)
     batches = max(1, bench.config.views_a_turn // batch_size)
@@ -71,13 +70,12 @@ def measure_encoder(
         else:
             open_it = partial(open_diffusers, bench, dtype, batch, batches, name)
         ways += opened(part, name, open_it, notes, device)
-    rates = rates_of([*ceiling, *ways], bench.config.rounds, clock, device)
-    tflops = {way.name: tuple(rate * bench.view_tflop for rate in rates[way.name]) for way in ways}
+    rates = rates_of(part, [*ceiling, *ways], bench.config.rounds, notes, clock, device)
     notes.add(part, rate_figures(ways, rates, "views/s"))
-    if ceiling:
-        notes.add(part, [Figure(CEILING, "TFLOP/s", rates[CEILING])])
-        found = (share_figure(f"{name}: share of the ceiling", done, rates[CEILING]) for name, done in tflops.items())
-        notes.add(part, found)
+    if (best := rates.pop(CEILING, None)) is not None:
+        notes.add(part, [Figure(CEILING, "TFLOP/s", best)])
+        tflops = {name: tuple(rate * bench.view_tflop for rate in found) for name, found in rates.items()}
+        notes.add(part, (share_figure(f"{name}: share of the ceiling", done, best) for name, done in tflops.items()))
 
 
 def _may_compile(bench: Bench, name: str, notes: Notes, clock: Clock) -> bool:

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.contrast_way import Gradients, by_blocks, by_open_clip
-from benchmarks.figures import Figure, compared, counted
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.notes import Clock, Notes
-from benchmarks.gpu.ways import Way, Work, opened, rates_of
+from benchmarks.gpu.ways import Way, Work, opened, rate_figures, rates_of
 from encode_pipeline.latents.command import CheckFailed
 
 WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Gradients]] = {
@@ -37,14 +36,9 @@ def measure_loss(bench: Bench, notes: Notes, clock: Clock) -> None:
         ways: list[Way] = []
         for name, way in WAYS.items():
             ways += opened(part, name, lambda way=way: _turn(way, image, text, scale), notes, device, True)  # type: ignore[misc]  # noqa: B023
-        rates = rates_of(ways, bench.config.rounds, clock, device)
+        rates = rates_of(part, ways, bench.config.rounds, notes, clock, device)
         times = {name: tuple(1000 / rate for rate in found) for name, found in rates.items()}
-        if not ways:
-            continue
-        base = Figure(ways[0].name, "ms", times[ways[0].name], "less")
-        notes.add(part, [base, *(compared(way.name, "ms", times[way.name], base, "less") for way in ways[1:])])
-        peaks = ((way.name, way.peak_gb) for way in ways)
-        notes.add(part, [counted(f"{name}: peak memory", "GB", peak, "less") for name, peak in peaks if peak])
+        notes.add(part, rate_figures(ways, times, "ms", "less"))
 
 
 def features(count: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -140,6 +140,7 @@ def measure_pipeline(bench: Bench, notes: Notes, clock: Clock) -> None:
         "dtype": dtype,
         "decode_threads": bench.encode_config().decode_threads,
         "dataloader_workers": usable_cores(),
+        "starts": "workers of the straightforward way are forked for every pass; our encoder is opened before",
         "busy": HOW_BUSY,
         "passes": "each makes the plain view, the cheapest of them: real passes over augmented views take longer",
     }
@@ -164,9 +165,9 @@ def measure_pipeline(bench: Bench, notes: Notes, clock: Clock) -> None:
             same_encoder += _of_tars(passes, lambda: pipelines[0].passes, tars, notes, bench)
             ways += [replace(way, peak_gb=None) for way in same_encoder]  # which has its memory already
             pipelines[0].runs.clear()
-        rates = rates_of(ways, config.rounds, clock, device)
+        rates = rates_of(PART, ways, config.rounds, notes, clock, device)
     notes.add(PART, rate_figures([way for way in ways if way.name != passes], rates, "views/s"))
-    if mine:
+    if OURS in rates:
         notes.add(PART, _of_ours(rates, passes, pipelines[0].runs))
         details["last_run"] = pipelines[0].runs[-1].tally.to_dict()
 

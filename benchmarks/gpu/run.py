@@ -67,6 +67,7 @@ def measure(config: GpuConfig, keep: Keep | None = None) -> Measured:
         except Exception as error:  # whatever it is, the other parts go on, and the status says it at the end
             notes.fail(part.name, error)
         notes.details["seconds"][part.name] = round(time.perf_counter() - began, 1)
+        torch.compiler.reset()  # what is compiled holds on to memory, and counts towards how often torch compiles
         release(device)
         if keep is not None:
             keep(notes.measured())

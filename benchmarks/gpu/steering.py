@@ -18,10 +18,9 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from benchmarks.figures import Figure, compared, counted
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.notes import Clock, Notes
-from benchmarks.gpu.ways import Way, Work, opened
+from benchmarks.gpu.ways import Way, Work, opened, rate_figures, rates_of
 from encode_pipeline.latents.spec import LatentSpec, VaeIdentity
 from encode_pipeline.vae import LoadedVae
 from eval import tiny_generator
@@ -102,13 +101,11 @@ def measure_steering(bench: Bench, notes: Notes, clock: Clock) -> None:
             work = partial(_turn, timed, Objective((reward,), dtype), config.iterations, runs[name])
             ways += opened(part, name, partial(_as_it_is, work), notes, device)
             runs[name].clear()
-        for turn in range(config.rounds):
-            if turn and clock.left() <= 0:
-                break
-            for way in ways:
-                way.work()
-        notes.add(part, _figures(ways, runs, count * config.iterations))
-        details["seconds_by_part"][part] = {way.name: runs[way.name][-1] for way in ways}
+        rates = rates_of(part, ways, config.rounds, notes, clock, device)
+        for name in rates:  # of the device's own stopwatch, without the decoding of the last picture
+            rates[name] = tuple(count * config.iterations / (sum(run.values()) - run[PICTURE]) for run in runs[name])
+        notes.add(part, rate_figures(ways, rates, "iterations/s"))
+        details["seconds_by_part"][part] = {name: runs[name][-1] for name in rates}
 
 
 def _as_it_is(work: Work) -> Work:
@@ -119,17 +116,6 @@ def _turn(timed: Timed, objective: Objective, iterations: int, runs: list[dict[s
     """One run, whose seconds by part are kept."""
     runs.append(timed.run(objective, iterations))
     return iterations
-
-
-def _figures(ways: list[Way], runs: dict[str, list[dict[str, float]]], items: int) -> Iterator[Figure]:
-    def rates(name: str) -> tuple[float, ...]:
-        return tuple(items / (sum(run.values()) - run[PICTURE]) for run in runs[name])
-
-    if ways:
-        base = Figure(ways[0].name, "iterations/s", rates(ways[0].name))
-        yield base
-        yield from (compared(way.name, "iterations/s", rates(way.name), base) for way in ways[1:])
-    yield from (counted(f"{way.name}: peak memory", "GB", way.peak_gb, "less") for way in ways if way.peak_gb)
 
 
 @contextmanager

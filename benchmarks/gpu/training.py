@@ -12,10 +12,11 @@ import torch
 from benchmarks.figures import Figure
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.ceiling import matmul
-from benchmarks.gpu.device import release
+from benchmarks.gpu.device import PeakMemory
 from benchmarks.gpu.notes import Clock, Notes
 from benchmarks.gpu.ways import Way, Work, opened, rate_figures, rates_of, share_figure
 from benchmarks.training import Batches, TrainingConfig, ours, theirs
+from encode_pipeline.latents.command import CheckFailed
 from train.config import architecture_of
 from train.flops import peak_flops, training_flops
 from train.model import build_model
@@ -27,13 +28,16 @@ PIECES = (2, 4)
 CHANNELS, GRID = 4, 64
 LEAST = 8
 """Samples in a step, below which a GPU is too small to say anything."""
+HELD = 24
+"""Times the weights: what the moments of eight optimisers and two more models with gradients take."""
+ROOM = 0.95
+"""Of the GPU's memory."""
 COMPILING = 75.0
 """Seconds that torch may take to compile both towers, forwards and backwards."""
 
 
 def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str) -> None:
     """Samples a second of forward, backward and update in bfloat16; MFU is of what the GPU's data sheet says."""
-    torch.compiler.reset()
     config, device = bench.config, bench.device
     flops = training_flops(architecture_of(model_name), CHANNELS, GRID)
     torch.manual_seed(0)
@@ -48,7 +52,7 @@ def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str) 
         model.zero_grad(set_to_none=True)  # or its gradients would count as this way's memory, or as none's
         ways += opened(part, name, open_it, notes, device)
     ceiling = opened(part, CEILING, lambda: matmul(config.matmul, torch.bfloat16, device), notes, device)
-    rates = rates_of([*ceiling, *ways], config.rounds, clock, device)
+    rates = rates_of(part, [*ceiling, *ways], config.rounds, notes, clock, device)
     notes.add(part, rate_figures(ways, rates, "samples/s"))
     peak = _peak_tflops(bench)
     if peak is None:
@@ -86,12 +90,12 @@ def _shares(
     ways: list[Way], rates: Mapping[str, tuple[float, ...]], sample_tflop: float, peak: float | None
 ) -> Iterator[Figure]:
     """MFU and the share of the measured ceiling; and by how much longer a step takes in pieces."""
-    for way in ways:
-        tflops = tuple(rate * sample_tflop for rate in rates[way.name])
+    for name in (way.name for way in ways if way.name in rates):
+        tflops = tuple(rate * sample_tflop for rate in rates[name])
         if peak is not None:
-            yield Figure(f"{way.name}: MFU", "share", tuple(value / peak for value in tflops))
+            yield Figure(f"{name}: MFU", "share", tuple(value / peak for value in tflops))
         if CEILING in rates:
-            yield share_figure(f"{way.name}: share of the ceiling", tflops, rates[CEILING])
+            yield share_figure(f"{name}: share of the ceiling", tflops, rates[CEILING])
     if CEILING in rates:
         yield Figure(CEILING, "TFLOP/s", rates[CEILING])
     for count in PIECES:
@@ -104,20 +108,24 @@ def _shares(
 def largest_that_fits(
     model: open_clip.CLIP, batch_size: int, steps: int, name: str, device: torch.device
 ) -> TrainingConfig:
-    """The settings with the batch halved until a step of OpenCLIP's loop fits into memory."""
+    """The settings with the batch halved until a step of OpenCLIP's loop fits into memory, beside what others hold."""
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     while True:
         settings = TrainingConfig(model=name, batch_size=batch_size, steps=steps, precision="bfloat16")
+        peak = PeakMemory(device)
         try:
             one = settings.model_copy(update={"steps": 1})
             theirs(model, Batches(one, device, int(model.context_length)), one)()
-            return settings
+            taken = peak.gigabytes()
+            if taken is None or taken * 1e9 + HELD * weights < ROOM * torch.cuda.mem_get_info(device)[1]:
+                return settings
         except torch.OutOfMemoryError:
-            if batch_size // 2 < LEAST:
-                raise
-            batch_size //= 2
+            pass
         finally:
             model.zero_grad(set_to_none=True)
-            release(device)
+        batch_size //= 2
+        if batch_size < LEAST:
+            raise CheckFailed(f"{name}: no step of {LEAST} samples fits into this GPU's memory")
 
 
 def _ways(

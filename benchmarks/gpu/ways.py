@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.figures import Figure, compared, counted
+from benchmarks.figures import Better, Figure, compared, counted
 from benchmarks.gpu.device import PeakMemory, wait_for
 from benchmarks.gpu.notes import Clock, Notes
 
@@ -54,32 +54,41 @@ def opened(
     return [Way(name, work, peak.gigabytes())]
 
 
-def rates_of(ways: Sequence[Way], rounds: int, clock: Clock, device: torch.device) -> dict[str, tuple[float, ...]]:
-    """Work a second of each way, round by round; when the time is over, no further round begins."""
+def rates_of(
+    part: str, ways: Sequence[Way], rounds: int, notes: Notes, clock: Clock, device: torch.device
+) -> dict[str, tuple[float, ...]]:
+    """Work a second of each way, round by round; when the time is over, no further round begins.
+
+    A way that fails now, as for memory that the others hold, is left behind with its reason.
+    """
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
     for number in range(rounds):
         if number and clock.left() <= 0:
             break
         for way in ways:
-            wait_for(device)
-            started = time.perf_counter()
-            done = way.work()
-            wait_for(device)
-            rates[way.name].append(done / (time.perf_counter() - started))
+            if way.name not in rates:
+                continue
+            try:
+                wait_for(device)
+                started = time.perf_counter()
+                done = way.work()
+                wait_for(device)
+                rates[way.name].append(done / (time.perf_counter() - started))
+            except Exception as error:
+                notes.fail(f"{part}: {way.name}", error)
+                del rates[way.name]
     return {name: tuple(values) for name, values in rates.items()}
 
 
 def rate_figures(
-    ways: Sequence[Way], rates: Mapping[str, Sequence[float]], unit: str, better_than: str | None = None
+    ways: Sequence[Way], rates: Mapping[str, Sequence[float]], unit: str, better: Better = "more"
 ) -> Iterator[Figure]:
-    """The rate of each way, compared with the first or the one that is named, and its memory."""
-    if not ways:
-        return
-    first = next((way for way in ways if way.name == better_than), ways[0])
-    base = Figure(first.name, unit, tuple(rates[first.name]))
-    for way in ways:
-        yield base if way is first else compared(way.name, unit, rates[way.name], base)
-    for way in ways:
+    """The rate of each way that has one, compared with the first, and its memory."""
+    timed = [way for way in ways if way.name in rates]
+    for way in timed:
+        base = Figure(timed[0].name, unit, tuple(rates[timed[0].name]), better)
+        yield base if way is timed[0] else compared(way.name, unit, rates[way.name], base, better)
+    for way in timed:
         if way.peak_gb is not None:
             yield counted(f"{way.name}: peak memory", "GB", way.peak_gb, "less")
 
