@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,14 +17,15 @@ from benchmarks.__main__ import VERBS, main
 from benchmarks.figures import Figure, Measured
 from benchmarks.gpu import command, run, steering, training
 from benchmarks.gpu.bench import encode_tflop, open_bench
-from benchmarks.gpu.busy import covered, share_between_ends
+from benchmarks.gpu.busy import Busy, covered, share_between_ends
 from benchmarks.gpu.ceiling import matmul, product_tflop
-from benchmarks.gpu.encoder import WAYS, measure_encoder
+from benchmarks.gpu.encoder import WAYS, diffusers_means, measure_encoder, open_encoder, open_ours, pictures
 from benchmarks.gpu.loss import check_alike, features
 from benchmarks.gpu.notes import Clock, Notes
 from benchmarks.gpu.settings import GpuConfig
 from benchmarks.gpu.ways import Way, opened, rate_figures, rates_of
 from demo.report_machine import ROOT
+from encode_pipeline.latents.command import CheckFailed
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IS_CPU = DEVICE.type == "cpu"
@@ -56,6 +58,7 @@ TINY: dict[str, Any] = {
     "steered": (1, 2),
     "iterations": 2,
 }
+WORDS = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in TINY.items()]
 PARTS = [
     f"encoder {DTYPES[0]}, batch 4",
     "pipeline",
@@ -82,8 +85,7 @@ def one_thread() -> Iterator[None]:
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of every part, as the command writes it."""
     out = tmp_path_factory.mktemp("bench") / "results" / "gpu.json"
-    words = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
-    assert main("benchmarks", VERBS, ["gpu", f"out={out}", *words]) == 0
+    assert main("benchmarks", VERBS, ["gpu", f"out={out}", *WORDS]) == 0
     content: dict[str, Any] = json.loads(out.read_text())
     return content
 
@@ -196,11 +198,10 @@ def test_a_part_that_fails_loses_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     kept: list[Measured] = []
     measured = run.measure(GpuConfig(**TINY), kept.append)
     assert len(kept) == 2 and not kept[0].figures and len(kept[0].details["failed"]) == 1
-    assert [figure.name for figure in measured.figures][0] == "loss, 32 pairs: open_clip's ClipLoss"
+    assert next(figure.name for figure in measured.figures) == "loss, 32 pairs: open_clip's ClipLoss"
     assert "no such recipe" in measured.details["failed"]["train none-such"]
     out = tmp_path / "gpu.json"
-    words = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
-    assert main("benchmarks", VERBS, ["gpu", f"out={out}", *words]) == 1
+    assert main("benchmarks", VERBS, ["gpu", f"out={out}", *WORDS]) == 1
     assert len(json.loads(out.read_text())["benchmarks"]["gpu"]["figures"]) == len(measured.figures)
 
 
@@ -226,6 +227,27 @@ def test_a_way_that_fails_loses_no_other() -> None:
         "part: tires": "StopIteration",
     }
     assert notes.left_out == {"part: may be large": "out of memory"}
+
+
+def test_latents_that_are_not_diffusers_are_refused() -> None:
+    bench = open_bench(GpuConfig(**TINY))
+    batch = pictures(3, 64)
+    expected = diffusers_means(bench, DTYPES[0], batch)
+    assert open_ours(bench, DTYPES[0], batch, 2, "plain", expected)() == 6
+    with pytest.raises(CheckFailed, match="kernels=plain: latents differ from diffusers' by 0.1"):
+        open_ours(bench, DTYPES[0], batch, 2, "plain", 1.2 * expected)
+
+
+def test_every_computation_of_an_encoder_is_noted() -> None:
+    bench = open_bench(GpuConfig(**TINY))
+    encoder = open_encoder(bench, DTYPES[0], 2, "plain")
+    busy, batch = Busy(encoder), list(pictures(2, 64))
+    for _ in range(3):
+        encoder.encode(batch, [np.zeros(encoder.spec.shape, np.float32)] * 2)
+    spans = busy.spans()
+    assert len(spans) == (6 if IS_CPU else 3)  # pictures on their own, or batches in a graph
+    assert all(begun < ended for begun, ended in spans) and 0 < share_between_ends(spans) <= 1
+    assert busy.spans() == []
 
 
 def test_no_round_begins_when_the_time_is_over() -> None:
@@ -284,7 +306,7 @@ def test_losses_that_differ_are_not_compared(monkeypatch: pytest.MonkeyPatch) ->
 
     wrong = {**loss.WAYS, "ours, in blocks": lambda image, text, scale: loss.by_blocks(image, text, 1.01 * scale)}
     monkeypatch.setattr(loss, "WAYS", wrong)
-    with pytest.raises(loss.CheckFailed, match="differ by"):
+    with pytest.raises(CheckFailed, match="differ by"):
         check_alike(image, text, scale)
 
 

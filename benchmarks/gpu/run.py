@@ -66,9 +66,12 @@ def measure(config: GpuConfig, keep: Keep | None = None) -> Measured:
             notes.left_out[part.name] = f"needs what is not installed here: {error}"
         except Exception as error:  # whatever it is, the other parts go on, and the status says it at the end
             notes.fail(part.name, error)
+        try:
+            torch.compiler.reset()  # what is compiled holds on to memory, and counts towards how often torch compiles
+            release(device)
+        except Exception as error:  # a GPU that has been asked for something illegal answers nothing more
+            notes.fail(f"{part.name}: cleaning up", error)
         notes.details["seconds"][part.name] = round(time.perf_counter() - began, 1)
-        torch.compiler.reset()  # what is compiled holds on to memory, and counts towards how often torch compiles
-        release(device)
         if keep is not None:
             keep(notes.measured())
     return notes.measured()
