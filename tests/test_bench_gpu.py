@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.__main__ import VERBS, main
 from benchmarks.figures import Figure, Measured
-from benchmarks.gpu import command, run, steering, training
+from benchmarks.gpu import run, steering, training
 from benchmarks.gpu.bench import encode_tflop, open_bench
 from benchmarks.gpu.busy import Busy, covered, share_between_ends
 from benchmarks.gpu.ceiling import matmul, product_tflop
@@ -24,6 +24,8 @@ from benchmarks.gpu.loss import check_alike, features
 from benchmarks.gpu.notes import Clock, Notes
 from benchmarks.gpu.settings import GpuConfig
 from benchmarks.gpu.ways import Way, opened, rate_figures, rates_of
+from benchmarks.record import read_record
+from benchmarks.table import markdown
 from demo.report_machine import ROOT
 from encode_pipeline.latents.command import CheckFailed
 
@@ -86,7 +88,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of every part, as the command writes it."""
     out = tmp_path_factory.mktemp("bench") / "results" / "gpu.json"
     assert main("benchmarks", VERBS, ["gpu", f"out={out}", *WORDS]) == 0
-    content: dict[str, Any] = json.loads(out.read_text())
+    assert out.with_suffix(".png").stat().st_size > 0
+    content = read_record(out)
+    assert out.with_suffix(".md").read_text() == markdown(content)
     return content
 
 
@@ -114,7 +118,7 @@ def test_every_part_is_measured(result: dict[str, Any]) -> None:
 def test_each_way_of_encoding_has_its_share_of_the_ceiling(result: dict[str, Any]) -> None:
     tflop = result["benchmarks"]["gpu"]["details"]["view_tflop"]
     for part in (name for name in PARTS if name.startswith("encoder")):
-        assert rates_in(result, part, "views/s") == UNCOMPILED
+        assert rates_in(result, part, "views a second") == UNCOMPILED
         found = figures_of(result, part)
         for name in UNCOMPILED:
             pairs = zip(found[name]["rounds"], found["matmul ceiling"]["rounds"], strict=True)
@@ -126,7 +130,7 @@ def test_each_way_of_encoding_has_its_share_of_the_ceiling(result: dict[str, Any
 
 def test_the_pipeline_stands_beside_all_others(result: dict[str, Any]) -> None:
     found = figures_of(result, "pipeline")
-    straightforward, loop, ours, bare, under_way, passes = rates_in(result, "pipeline", "views/s")
+    straightforward, loop, ours, bare, under_way, passes = rates_in(result, "pipeline", "views a second")
     assert found[ours]["against"] == f"pipeline: {straightforward}"
     assert found[passes]["against"] == found[under_way]["against"] == f"pipeline: {ours}"
     shares = [one / whole for one, whole in zip(found[ours]["rounds"], found[bare]["rounds"], strict=True)]
@@ -141,7 +145,7 @@ def test_training_has_mfu_and_what_pieces_cost(result: dict[str, Any]) -> None:
     part = "train latent-vit-demo, batch 8"
     found, details = figures_of(result, part), result["benchmarks"]["gpu"]["details"]["train latent-vit-demo"]
     ways = ["open_clip's own loop", "ours", "ours, checkpointing", "ours, 2 pieces", "ours, 4 pieces"]
-    assert rates_in(result, part, "samples/s") == ways
+    assert rates_in(result, part, "samples a second") == ways
     for name in ways:
         mfu = [rate * details["gflop_per_sample"] / 1e3 / TINY["peak_tflops"] for rate in found[name]["rounds"]]
         assert found[f"{name}: MFU"]["rounds"] == pytest.approx(mfu, rel=1e-3)
@@ -156,7 +160,7 @@ def test_losses_and_rewards_are_compared_at_every_size(result: dict[str, Any]) -
     for count in TINY["steered"]:
         found = figures_of(result, f"reno, batch {count}")
         rewards = ["reward of pixels", "reward of latents"]
-        assert rates_in(result, f"reno, batch {count}", "iterations/s") == rewards
+        assert rates_in(result, f"reno, batch {count}", "iterations a second") == rewards
         assert found["reward of latents"]["against"] == f"reno, batch {count}: reward of pixels"
     seconds = result["benchmarks"]["gpu"]["details"]["reno"]["seconds_by_part"]["reno, batch 1"]
     assert "decode" in seconds["reward of pixels"] and "decode" not in seconds["reward of latents"]
@@ -169,10 +173,10 @@ def test_bits_of_the_plain_kernels_depend_on_the_picture_alone(result: dict[str,
 
 def test_what_was_left_out_is_named(result: dict[str, Any]) -> None:
     left_out = result["benchmarks"]["gpu"]["details"]["left_out"]
-    assert left_out[f"{PARTS[0]}: ours, compiled"] == ("needs a GPU" if IS_CPU else "compile=false")
-    assert left_out["train latent-vit-demo, batch 8: ours, compiled"] == "compile=false"
-    text = command.show(result)
-    assert all(f"left out: {name}: {reason}" in text for name, reason in left_out.items())
+    assert f"{PARTS[0]}: ours, compiled: {'needs a GPU' if IS_CPU else 'compile=false'}" in left_out
+    assert "train latent-vit-demo, batch 8: ours, compiled: compile=false" in left_out
+    text = markdown(result)
+    assert all(f"Left out: {line}" in text for line in left_out)
 
 
 @pytest.mark.skipif(not IS_CPU, reason="there is a GPU")
@@ -188,7 +192,7 @@ def test_without_time_everything_is_left_out(capsys: pytest.CaptureFixture[str],
     assert main("benchmarks", VERBS, ["gpu", f"device={DEVICE.type}", "minutes=0", f"out={out}"]) == 0
     benchmark = json.loads(out.read_text())["benchmarks"]["gpu"]
     assert benchmark["figures"] == [] and len(benchmark["details"]["left_out"]) == 11
-    assert "left out: pipeline: takes about 45 s, and 0 s were left" in capsys.readouterr().out
+    assert "Left out: pipeline: takes about 45 s, and 0 s were left" in capsys.readouterr().out
 
 
 def test_a_part_that_fails_loses_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +207,14 @@ def test_a_part_that_fails_loses_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     out = tmp_path / "gpu.json"
     assert main("benchmarks", VERBS, ["gpu", f"out={out}", *WORDS]) == 1
     assert len(json.loads(out.read_text())["benchmarks"]["gpu"]["figures"]) == len(measured.figures)
+    assert (
+        "Failed: train none-such: RequestError: model=none-such: no such recipe" in out.with_suffix(".md").read_text()
+    )
+
+
+def test_the_record_on_an_h200_can_be_read() -> None:
+    text = markdown(read_record(ROOT / "benchmarks" / "results" / "gpu-h200.json"))
+    assert text.startswith("Machine: NVIDIA H200, Intel") and "ours, fused" in text and "2.99" in text
 
 
 def test_a_way_that_fails_loses_no_other() -> None:

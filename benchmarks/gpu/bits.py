@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import counted
+from benchmarks.figures import Figure
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.encoder import COMPILING, open_encoder, pictures
 from benchmarks.gpu.notes import Clock, Notes
@@ -60,4 +60,4 @@ def measure_bits(bench: Bench, notes: Notes, clock: Clock) -> None:
                 },
                 "relative_error_against_float32": error,
             }
-            notes.add("bits", [counted(f"{kernels}: relative error against float32", "share", error, "less")])
+            notes.add("bits", [Figure(f"{kernels}: relative error against float32", "share", (error,), "less")])

@@ -71,9 +71,9 @@ def measure_encoder(
             open_it = partial(open_diffusers, bench, dtype, batch, batches, name)
         ways += opened(part, name, open_it, notes, device)
     rates = rates_of(part, [*ceiling, *ways], bench.config.rounds, notes, clock, device)
-    notes.add(part, rate_figures(ways, rates, "views/s"))
+    notes.add(part, rate_figures(ways, rates, "views a second"))
     if (best := rates.pop(CEILING, None)) is not None:
-        notes.add(part, [Figure(CEILING, "TFLOP/s", best)])
+        notes.add(part, [Figure(CEILING, "TFLOP a second", best)])
         tflops = {name: tuple(rate * bench.view_tflop for rate in found) for name, found in rates.items()}
         notes.add(part, (share_figure(f"{name}: share of the ceiling", done, best) for name, done in tflops.items()))
 

@@ -27,9 +27,8 @@ class Notes:
         self.failed[name] = f"{type(error).__name__}: {said}"[:300] if said else type(error).__name__
 
     def measured(self) -> Measured:
-        return Measured(
-            tuple(self._figures), {**self.details, "left_out": dict(self.left_out), "failed": dict(self.failed)}
-        )
+        left_out = [f"{name}: {reason}" for name, reason in self.left_out.items()]
+        return Measured(tuple(self._figures), {**self.details, "left_out": left_out, "failed": dict(self.failed)})
 
 
 class Clock:

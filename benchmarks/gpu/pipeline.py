@@ -166,7 +166,7 @@ def measure_pipeline(bench: Bench, notes: Notes, clock: Clock) -> None:
             ways += [replace(way, peak_gb=None) for way in same_encoder]  # which has its memory already
             pipelines[0].runs.clear()
         rates = rates_of(PART, ways, config.rounds, notes, clock, device)
-    notes.add(PART, rate_figures([way for way in ways if way.name != passes], rates, "views/s"))
+    notes.add(PART, rate_figures([way for way in ways if way.name != passes], rates, "views a second"))
     if OURS in rates:
         notes.add(PART, _of_ours(rates, passes, pipelines[0].runs))
         details["last_run"] = pipelines[0].runs[-1].tally.to_dict()
@@ -214,10 +214,10 @@ def _straightforward(bench: Bench, root: Path, dtype: str) -> TarWork:
 
 def _of_ours(rates: Mapping[str, tuple[float, ...]], passes: str, runs: Sequence[Run]) -> Iterator[Figure]:
     under_way = tuple(run.under_way for run in runs)
-    ours = Figure(OURS, "views/s", rates[OURS])
-    yield compared(UNDER_WAY, "views/s", under_way, ours)
+    ours = Figure(OURS, "views a second", rates[OURS])
+    yield compared(UNDER_WAY, "views a second", under_way, ours)
     if passes in rates:
-        yield compared(passes, "views/s", rates[passes], ours)
+        yield compared(passes, "views a second", rates[passes], ours)
     if BARE in rates:
         yield share_figure(f"{OURS}: share of the bare encoder", rates[OURS], rates[BARE])
         yield share_figure(f"{UNDER_WAY}: share of the bare encoder", under_way, rates[BARE])

@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.config import PositiveInt
+from encode_pipeline.latents.command import Settings
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 SDXL_VAE = (128, 256, 512, 512)
 
 
-class GpuConfig(BenchmarkConfig):
+class GpuConfig(Settings):
     """The GPU benchmark."""
 
     rounds: PositiveInt = Field(3, description="rounds, in each of which every way has its turn")
-    out: Path | None = Field(Path("runs/bench-gpu.json"), description="where the numbers go, after every part")
+    out: Path = Field(Path("runs/bench/gpu.json"), description="the record; its table and picture go beside it")
     minutes: float = Field(8, ge=0, description="for all of it, compiling included; what does not fit is named")
     device: Literal["cuda", "cpu"] = Field("cuda", description="`cpu` tries the code, and its numbers mean nothing")
     compile: bool = Field(True, description="also the ways that torch compiles, most of a minute for each")

@@ -104,7 +104,7 @@ def measure_steering(bench: Bench, notes: Notes, clock: Clock) -> None:
         rates = rates_of(part, ways, config.rounds, notes, clock, device)
         for name in rates:  # of the device's own stopwatch, without the decoding of the last picture
             rates[name] = tuple(count * config.iterations / (sum(run.values()) - run[PICTURE]) for run in runs[name])
-        notes.add(part, rate_figures(ways, rates, "iterations/s"))
+        notes.add(part, rate_figures(ways, rates, "iterations a second"))
         details["seconds_by_part"][part] = {name: runs[name][-1] for name in rates}
 
 

@@ -53,7 +53,7 @@ def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str) 
         ways += opened(part, name, open_it, notes, device)
     ceiling = opened(part, CEILING, lambda: matmul(config.matmul, torch.bfloat16, device), notes, device)
     rates = rates_of(part, [*ceiling, *ways], config.rounds, notes, clock, device)
-    notes.add(part, rate_figures(ways, rates, "samples/s"))
+    notes.add(part, rate_figures(ways, rates, "samples a second"))
     peak = _peak_tflops(bench)
     if peak is None:
         notes.left_out[f"{part}: MFU"] = "what this device can do at best is not known; say peak_tflops="
@@ -97,7 +97,7 @@ def _shares(
         if CEILING in rates:
             yield share_figure(f"{name}: share of the ceiling", tflops, rates[CEILING])
     if CEILING in rates:
-        yield Figure(CEILING, "TFLOP/s", rates[CEILING])
+        yield Figure(CEILING, "TFLOP a second", rates[CEILING])
     for count in PIECES:
         if (name := f"{OURS}, {count} pieces") in rates and OURS in rates:
             pairs = zip(rates[OURS], rates[name], strict=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.figures import Better, Figure, compared, counted
+from benchmarks.figures import Better, Figure, compared
 from benchmarks.gpu.device import PeakMemory, wait_for
 from benchmarks.gpu.notes import Clock, Notes
 
@@ -87,10 +87,10 @@ def rate_figures(
     timed = [way for way in ways if way.name in rates]
     for way in timed:
         base = Figure(timed[0].name, unit, tuple(rates[timed[0].name]), better)
-        yield base if way is timed[0] else compared(way.name, unit, rates[way.name], base, better)
+        yield compared(way.name, unit, rates[way.name], base, better)
     for way in timed:
         if way.peak_gb is not None:
-            yield counted(f"{way.name}: peak memory", "GB", way.peak_gb, "less")
+            yield Figure(f"{way.name}: peak memory", "GB", (way.peak_gb,), "less")
 
 
 def share_figure(name: str, rates: Sequence[float], of: Sequence[float], unit: str = "share") -> Figure:
