@@ -30,6 +30,9 @@ from benchmarks import (
     writer,
 )
 from benchmarks.figures import Measured
+from benchmarks.gpu import run as gpu
+from benchmarks.gpu.run import parts_of, without_gpu
+from benchmarks.gpu.settings import GpuConfig
 from benchmarks.ratio_picture import draw_ratios
 from benchmarks.record import entry, record_of, write_record
 from benchmarks.settings import BenchmarkConfig
@@ -148,9 +151,35 @@ def verb(name: str, benchmark: Benchmark) -> Verb:
     return Verb(benchmark.settings, run, benchmark.about, show=show)
 
 
+GPU = "On one GPU: the encoder, the pipeline around it, training, its loss, steering"
+
+
+def run_gpu(config: GpuConfig) -> Mapping[str, Any]:
+    """What a GPU does; the record is there after each part. Without a GPU, what was left out."""
+    if without_gpu(config):
+        return {"ok": True, "left_out": [part.name for part in parts_of(config)]}
+    began = time.perf_counter()
+
+    def kept(measured: Measured) -> dict[str, Any]:
+        took = time.perf_counter() - began
+        record = record_of({"gpu": entry(GPU, told(config), measured, took)}, took)
+        write_record(record, config.out)
+        return record
+
+    measured = gpu.measure(config, kept)
+    return finished(kept(measured), config.out, measured.details["failed"])
+
+
+def show_gpu(content: Mapping[str, Any]) -> str:
+    if "benchmarks" in content:
+        return show(content)
+    return f"no CUDA GPU here, so nothing was measured; left out: {'; '.join(content['left_out'])}"
+
+
 VERBS = {
     "run": Verb(AllConfig, run_all, "all that need no GPU and no hour, several times over", "only", show),
     **{name: verb(name, benchmark) for name, benchmark in BENCHMARKS.items()},
+    "gpu": Verb(GpuConfig, run_gpu, "on one CUDA GPU, within eight minutes; without one it says so", show=show_gpu),
     "compare": Verb(
         compare.CompareConfig,
         compare.compare_records,

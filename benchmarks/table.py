@@ -18,7 +18,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     machine = record["machine"]
     yield f"Machine: {machine_in_words(machine)}, load average at the end {record['load_average'][0]}.  "
     yield f"Software: {', '.join(f'{name} {version}' for name, version in record['software'].items())}.  "
-    yield f"Commit: {record['commit'] or 'none'}. Measured in {record['seconds'] / 60:.1f} minutes."
+    took = f" Measured in {record['seconds'] / 60:.1f} minutes." if record["seconds"] is not None else ""
+    yield f"Commit: {record['commit'] or 'none'}.{took}"
     yield "In brackets: the least and the most of all rounds, which is the noise that a figure states."
     for name, benchmark in record["benchmarks"].items():
         yield ""
@@ -30,6 +31,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
             yield from _table(benchmark["figures"])
         for problem in benchmark["details"].get("left_out", []):
             yield f"Left out: {problem}  "
+        for part, reason in benchmark["details"].get("failed", {}).items():
+            yield f"Failed: {part}: {reason}  "
 
 
 def _table(figures: list[dict[str, Any]]) -> Iterator[str]:
@@ -68,5 +71,7 @@ def number(value: float) -> str:
 
 def machine_in_words(machine: Mapping[str, Any]) -> str:
     gpu = machine.get("gpu")
-    words = f"{machine['processor']}, {machine['memory_gb']:.0f} GB"
-    return f"{gpu['name']} ({gpu['memory_gb']} GB), {words}" if gpu else words
+    words = [machine["processor"], *([f"{machine['memory_gb']:.0f} GB"] if "memory_gb" in machine else [])]
+    if gpu:
+        words.insert(0, f"{gpu['name']} ({gpu['memory_gb']} GB)" if "memory_gb" in gpu else gpu["name"])
+    return ", ".join(words)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.gpu.busy import Busy
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.devices import Kernels
 from encode_pipeline.encoder import LatentEncoder
@@ -95,6 +96,17 @@ def test_overflow_is_rescued_alone(small_vae: Path) -> None:
 def test_fusing_what_cannot_be_fused_is_refused(vae: LoadedVae) -> None:
     with pytest.raises(RequestError, match="computes in float32; set kernels"):
         encoder(vae, "fused", dtype="float32")
+
+
+def test_the_gpu_notes_when_it_computes(vae: LoadedVae) -> None:
+    """As the benchmark asks it to, and the latents are the same."""
+    first = encoder(vae)
+    before = first.encode(pictures(BATCH), noise(BATCH)).latents
+    busy = Busy(first)
+    for _ in range(3):
+        assert np.array_equal(first.encode(pictures(BATCH), noise(BATCH)).latents, before)
+    spans = busy.spans()
+    assert len(spans) == 3 and all(begun < ended for begun, ended in spans) and spans == sorted(spans)
 
 
 def test_a_run_commits_the_same_payloads_whatever_the_threads(configure: Configure, tmp_path: Path) -> None:
