@@ -159,7 +159,8 @@ class _Reading:
         latents = torch.empty((count, *data.spec.shape), dtype=torch.float16, pin_memory=self._pinned)
         tokens = torch.empty((count, data._context_length), dtype=torch.int64, pin_memory=self._pinned)
         flat, lines = latents.view(count, -1).numpy().view(np.uint8), tokens.numpy()
-        ids, skipped, copies, quantised = [], 0, [], []
+        ids, skipped, copies = [], 0, []
+        quantised: list[tuple[npt.NDArray[np.uint8], Tensor]] = []
         for store, place, is_first, piece in data._pieces(number, self._rows):
             window = self._window(store, piece.window)
             if window.damaged:
@@ -172,15 +173,16 @@ class _Reading:
             stored = flat[rows]
             if spec.dtype == "int8":
                 stored = np.empty((len(piece.tars), spec.bytes_per_latent), np.uint8)
-                quantised.append((stored, latents[rows]))
+                parts = min(READERS, len(stored))
+                quantised += zip(np.array_split(stored, parts), latents[rows].tensor_split(parts), strict=True)
             order = np.lexsort((piece.indices, piece.tars))
             for part in np.array_split(order, min(READERS, len(order))):
                 taken = (piece.tars[part], piece.indices[part], part)
                 copies.append(self._readers.submit(window.copy, *taken, stored, lines[rows]))
         for copy in copies:
             copy.result()
-        for stored, into in quantised:
-            dequantise_rows(stored, into)
+        for read in [self._readers.submit(dequantise_rows, *part) for part in quantised]:
+            read.result()
         return Batch(latents, tokens, np.concatenate(ids)), skipped
 
     def cancel(self) -> None:
