@@ -1,6 +1,6 @@
-"""The demo's Latent-CLIP trained on float16 latents, and on the same through int8: what each knows of held-out pictures.
+"""The demo's Latent-CLIP trained on float16 latents and on their int8 copy: what each knows of held-out pictures.
 
-FOLDER/int8/{store,test-store}/      the latents of `make table1-demo`, each through int8 and back
+FOLDER/int8/{store,test-store}/      the latents of `make table1-demo`, as int8
 FOLDER/{float16,int8}-SEED/          towers: checkpoints and metrics
 FOLDER/results/TOWER-reads-KIND/     each tower on both kinds of held-out latents
 """
@@ -21,14 +21,11 @@ from typing import Any
 from pydantic import Field
 
 from benchmarks.figures import Figure, Measured, compared
-from demo.report_machine import ROOT
 from encode_pipeline.config import PositiveInt
 from encode_pipeline.latents.command import CheckFailed, RequestError, Settings
 from encode_pipeline.latents.commit import ShardBuild, ShardCommit
-from encode_pipeline.latents.quantised import dequantise, quantise
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store, Version
-from encode_pipeline.latents.writer import Latent
 from eval import intervals
 from eval.zero_shot import ZeroShotConfig, zero_shot
 
@@ -49,7 +46,7 @@ class AccuracyConfig(Settings):
 
 
 def measure(config: AccuracyConfig) -> Measured:
-    """Held-out accuracy of pairs of towers alike but for what their latents went through, on both kinds of latents."""
+    """Held-out accuracy of pairs of towers alike but for what their latents are stored as, on both kinds of latents."""
     stores = {kind: _stores(kind, config) for kind in KINDS}
     towers = [(kind, seed) for seed in config.seeds for kind in KINDS]
     with ThreadPoolExecutor(config.at_once) as pool:
@@ -72,13 +69,13 @@ def _stores(kind: str, config: AccuracyConfig) -> tuple[Path, Path]:
     if kind == "int8":
         originals, found = found, [config.folder / "int8" / place.name for place in found]
         for original, place in zip(originals, found, strict=True):
-            through_int8(Store(original).version(), place)
+            int8_copy(Store(original).version(), place)
     return found[0], found[1]
 
 
-def through_int8(source: Version, out: Path) -> Version:
-    """The same latents in a float16 store, each as an int8 store would hand it out."""
-    spec = source.spec.model_copy(update={"recipe": {**source.spec.recipe, "through": "int8"}})
+def int8_copy(source: Version, out: Path) -> Version:
+    """The same samples in an int8 store, sealed."""
+    spec = source.spec.model_copy(update={"dtype": "int8"})
     version = Store(out).create(spec)
     for commit in () if version.sealed else source.commits():
         if version.is_done(commit.shard):
@@ -90,8 +87,8 @@ def through_int8(source: Version, out: Path) -> Version:
         ):
             views = [opened.enter_context(shard) for shard in _shards(source, commit)]
             for number, key in enumerate(views[0].keys):
-                latents = [_there_and_back(view.latent(number)) for view in views]
-                build.add(key, latents, views[0].caption(number), [view.metadata(number) for view in views])
+                latents, records = zip(*((view.latent(number), view.metadata(number)) for view in views), strict=True)
+                build.add(key, latents, views[0].caption(number), records)
             version.publish(*build.finish(commit.source_sha256, {}))
     version.seal()
     return version
@@ -102,11 +99,6 @@ def _shards(version: Version, commit: ShardCommit) -> Iterator[LatentShard]:
         local = version.storage.local_path(payload.path)
         assert local is not None
         yield LatentShard(local, version.spec)
-
-
-def _there_and_back(latent: Latent) -> Latent:
-    stored = quantise(latent)
-    return dequantise(stored.values, stored.zero, stored.step)
 
 
 def _train(kind: str, seed: int, store: Path, config: AccuracyConfig) -> None:
@@ -159,7 +151,6 @@ def _details(
         "steps": config.steps,
         "seeds": config.seeds,
         "weights": "trained here on the demo's world; not comparable with the paper's",
-        "int8": "latents that went through int8 and back, bit for bit what the reader of an int8 store hands out",
         "intervals": {name_of(*ways): _interval(of_seeds) for ways, of_seeds in right.items()},
         "less_trained_on_float16_reads_float16": {
             name_of(*ways): [difference(mine, first) for mine, first in zip(of_seeds, base, strict=True)]
