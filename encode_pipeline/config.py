@@ -78,6 +78,9 @@ class EncodeConfig(EngineSettings):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="what the VAE computes in; auto is float16 on a GPU and float32 on a CPU"
     )
+    latent_dtype: Literal["float16", "int8"] = Field(
+        "float16", description="what latents are stored as; int8 takes half the bytes, readers give float16 either way"
+    )
     seed: int = Field(0, description="of augmentation and posterior noise")
 
     source: tuple[str, ...] = Field(
@@ -165,6 +168,7 @@ class EncodeConfig(EngineSettings):
             scale=self.scale,
             posterior=posterior,
             compute_dtype=self.dtype,
+            dtype=self.latent_dtype,
             shape=latent_shape,
             image_size=self.image_size,
             views=self.views,

@@ -24,6 +24,7 @@ from train.config import TrainConfig
 from train.open_files import allow_open_files
 from train.order import Numbers, Piece, Shares, Stream, Window
 from train.prepare import ReadyStore, Submit, preparing
+from train.quantised import dequantise_rows
 from train.stores import LatentStore, open_stores
 from train.window import OpenWindow
 
@@ -157,8 +158,8 @@ class _Reading:
         data, count = self._data, len(self._rows)
         latents = torch.empty((count, *data.spec.shape), dtype=torch.float16, pin_memory=self._pinned)
         tokens = torch.empty((count, data._context_length), dtype=torch.int64, pin_memory=self._pinned)
-        flat, lines = latents.view(count, -1).numpy(), tokens.numpy()
-        ids, skipped, copies = [], 0, []
+        flat, lines = latents.view(count, -1).numpy().view(np.uint8), tokens.numpy()
+        ids, skipped, copies, quantised = [], 0, [], []
         for store, place, is_first, piece in data._pieces(number, self._rows):
             window = self._window(store, piece.window)
             if window.damaged:
@@ -167,12 +168,19 @@ class _Reading:
                 self._tell(store, window, tells)
                 skipped += window.instead(piece.tars, piece.indices)
             ids.append(_ids(store, piece))
+            rows, spec = slice(place, place + len(piece.tars)), data._stores[store].version.spec
+            stored = flat[rows]
+            if spec.dtype == "int8":
+                stored = np.empty((len(piece.tars), spec.bytes_per_latent), np.uint8)
+                quantised.append((stored, latents[rows]))
             order = np.lexsort((piece.indices, piece.tars))
             for part in np.array_split(order, min(READERS, len(order))):
-                taken = (piece.tars[part], piece.indices[part], place + part)
-                copies.append(self._readers.submit(window.copy, *taken, flat, lines))
+                taken = (piece.tars[part], piece.indices[part], part)
+                copies.append(self._readers.submit(window.copy, *taken, stored, lines[rows]))
         for copy in copies:
             copy.result()
+        for stored, into in quantised:
+            dequantise_rows(stored, into)
         return Batch(latents, tokens, np.concatenate(ids)), skipped
 
     def cancel(self) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import open_clip
 
 from encode_pipeline.latents.cache import ShardCache
-from encode_pipeline.latents.reader import ShardError, map_numbers
+from encode_pipeline.latents.reader import ShardError, map_bytes
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.latents.store import Version
 
@@ -35,10 +35,9 @@ PROBE = ["", "A photo of a caf\u00e9 &amp; 2 D\u00d6GS", "\U0001f389 don't_stop 
 class ReadyTar:
     """A tar by memory map: nothing left to do but copy."""
 
-    latents: npt.NDArray[np.float16]
-    """The whole file as numbers."""
+    file: npt.NDArray[np.uint8]
     index: npt.NDArray[np.void]
-    """Of each sample, at which number its latent is: its `place`, and its `tokens`."""
+    """Of each sample, at which byte its latent is: its `offset`, and its `tokens`."""
 
 
 class ReadyStore:
@@ -47,7 +46,7 @@ class ReadyStore:
     def __init__(self, version: Version, folder: Path, limit: int, tokenizer: Any) -> None:
         self._cache = ShardCache(version, folder, limit)
         self._tokenizer, self._mark = tokenizer, tokenizer_mark(tokenizer)
-        self.record = np.dtype([("place", "<i8"), ("tokens", "<i4", (tokenizer.context_length,))])
+        self.record = np.dtype([("offset", "<i8"), ("tokens", "<i4", (tokenizer.context_length,))])
 
     def prepare(self, row: Row) -> None:
         """Makes the shard of a manifest row ready, unless somebody has; a damaged one is a ShardError or SpecError."""
@@ -62,7 +61,7 @@ class ReadyStore:
                 if own and (sha256 := self._cache.version.storage.sha256(row["path"])) != row["sha256"]:
                     raise ShardError(f"{own}: sha256 {sha256[:12]}…, {row['sha256'][:12]}… in the manifest")
                 index = np.empty(len(shard), self.record)
-                index["place"] = shard.places
+                index["offset"] = shard.offsets
                 for start in range(0, len(shard), CAPTIONS_AT_ONCE):
                     some = range(start, min(start + CAPTIONS_AT_ONCE, len(shard)))
                     index["tokens"][start : some.stop] = self._tokenizer([shard.caption(number) for number in some])
@@ -78,10 +77,10 @@ class ReadyStore:
             index = self._index(self._index_name(row), row)
             if index is None:
                 return None
-            numbers = map_numbers(own or self._cache.files.folder / copy, row["size"])
+            file = map_bytes(own or self._cache.files.folder / copy, row["size"])
         except (FileNotFoundError, ValueError):  # gone, or cut, in between
             return None
-        return ReadyTar(numbers, index)
+        return ReadyTar(file, index)
 
     def keys(self, row: Row) -> list[str]:
         """The keys of a shard's samples."""

@@ -80,18 +80,18 @@ class OpenWindow:
         tars: Numbers,
         indices: Numbers,
         rows: Numbers,
-        latents: npt.NDArray[np.float16],
+        latents: npt.NDArray[np.uint8],
         tokens: npt.NDArray[np.int64],
     ) -> None:
-        """Copies samples, sorted by tar, into rows of a batch."""
+        """Copies samples, sorted by tar, into rows of a batch: of their latents, the bytes as they are stored."""
         size = latents.shape[1]
         starts = np.flatnonzero(np.diff(tars, prepend=-1)).tolist()
         for start, end in zip(starts, [*starts[1:], len(tars)], strict=True):
             tar = self._open[int(tars[start])]
             records = tar.index[indices[start:end]]
             tokens[rows[start:end]] = records["tokens"]
-            for row, first in zip(rows[start:end].tolist(), records["place"].tolist(), strict=True):
-                latents[row] = tar.latents[first : first + size]
+            for row, first in zip(rows[start:end].tolist(), records["offset"].tolist(), strict=True):
+                latents[row] = tar.file[first : first + size]
 
     def _open_or_ask(self, tar: int) -> None:
         row = self._store.row(tar)

@@ -3,6 +3,7 @@
     spec.py      what the bytes mean, and the fingerprint that names a version
     storage.py   files on disk, S3, GCS or in memory; create-only publishing
     writer.py    a latent shard tar, reproducible byte for byte
+    quantised.py a latent in a byte a number, for int8 stores
     reader.py    that tar by memory map, any sample in any order
     commit.py    the record that says a source shard is done
     version.py   one version: plans, commits, seal

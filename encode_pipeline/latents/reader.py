@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.quantised import Quantised, dequantise, record_type, scales_fault
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, MAX_NAME_BYTES, Latent, npy_header
 
 PARTS = (".npy", ".txt", ".json")
 HEADERS_AT_ONCE = 1536
-"""That are gathered and summed up together: more would not stay in a core's cache."""
+"""Of whole samples, gathered and summed up together: more would not stay in a core's cache."""
 SUM_MASK = np.uint64(0x00FF00FF00FF00FF)
 PIECE = 4096
 """Bytes read at once: mostly the caption, the record and the next latent's header."""
@@ -30,13 +31,13 @@ class ShardError(CheckFailed):
     """A tar is not the latent shard it should be; the message names file, member and fault."""
 
 
-def map_numbers(path: Path, size: int) -> npt.NDArray[np.float16]:
-    """A shard's file as numbers, without a look at what is in it, for those who know the places of its latents."""
-    return np.asarray(np.memmap(path, "<f2", "r", shape=(size // 2,)))
+def map_bytes(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """A shard's file, without a look at what is in it, for those who know the places of its latents."""
+    return np.asarray(np.memmap(path, np.uint8, "r", shape=(size,)))
 
 
 class LatentShard:
-    """One shard tar, opened for reading. Latents are views of the file's pages: nothing is copied."""
+    """One shard tar, opened for reading. Float16 latents are views of the file's pages: nothing is copied."""
 
     def __init__(self, path: Path, spec: LatentSpec) -> None:
         self.path, self.spec = path, spec
@@ -58,9 +59,17 @@ class LatentShard:
         return len(self.keys)
 
     def latent(self, index: int) -> Latent:
-        """The stored latent, read-only, channels x height x width."""
+        """The latent, not to be written to, channels x height x width."""
+        if self.spec.dtype == "int8":
+            stored = self.quantised(index)
+            return dequantise(stored.values, stored.zero, stored.step)
         count = int(np.prod(self.spec.shape))
         return np.frombuffer(self._map, "<f2", count, int(self.offsets[index])).reshape(self.spec.shape)
+
+    def quantised(self, index: int) -> Quantised:
+        """The latent as an int8 store has it."""
+        record = np.ndarray((), record_type(self.spec.shape), self._map, int(self.offsets[index]))
+        return Quantised(record["values"], record["zero"], record["step"])
 
     def caption(self, index: int) -> str:
         start, size = self._members[index, 1].tolist()
@@ -94,7 +103,7 @@ class LatentShard:
 
     def _index(self, file: int) -> None:
         """Follows the sizes from header to header; what the headers say is checked as it passes, many at a time."""
-        found = _Headers(self.path, npy_header(self.spec))
+        found = _Headers(self.path, self.spec)
         end = self._chain(file, found)
         whole = len(found.names) // 3 * 3
         keys = [name[: -len(PARTS[0])] for name in found.names[:whole:3]]
@@ -117,11 +126,13 @@ class LatentShard:
         fit = np.array(found.is_latent[::3], bool) & (sizes == header + self.spec.bytes_per_latent)
         if not fit.all():
             name = self.keys[int(fit.argmin())]
-            raise SpecError(f"{self.path}: {name}.npy: not a float16 latent of shape {self.spec.shape}")
+            kind = "a float16" if self.spec.dtype == "float16" else "an int8"
+            raise SpecError(f"{self.path}: {name}.npy: not {kind} latent of shape {self.spec.shape}")
+        for key, fault in zip(self.keys, found.scale_faults, strict=False):
+            if fault is not None:
+                raise ShardError(f"{self.path}: {key}.npy: damaged: {fault}")
         self.offsets = starts + header
         """Where in the file each latent begins, in bytes."""
-        self.places = self.offsets // 2
-        """The same for `map_numbers`."""
         if self._map[end:] != END_OF_TAR:
             raise ShardError(f"{self.path}: no end of tar at byte {end} of {len(self._map)}")
         if len(set(keys)) != len(keys):
@@ -132,7 +143,7 @@ class LatentShard:
 
         By reads: through the map, each new page would cost more than all else here.
         """
-        total, position, wanted = len(self._map), 0, BLOCK + len(npy_header(self.spec))
+        total, position, wanted = len(self._map), 0, BLOCK + found.width
         piece, at = b"", 0
         while position + BLOCK <= total:
             if len(piece) < at + wanted:
@@ -162,14 +173,18 @@ class LatentShard:
 class _Headers:
     """The member headers of a tar. A damaged one leads astray, so nothing is believed until its checksum is right."""
 
-    def __init__(self, path: Path, npy: bytes) -> None:
-        self._path, self._npy = path, npy
+    def __init__(self, path: Path, spec: LatentSpec) -> None:
+        self._path, self._npy, self._channels = path, npy_header(spec), spec.shape[0] * (spec.dtype == "int8")
+        self.width = len(self._npy) + 2 * 4 * self._channels
+        """Bytes that are wanted of what follows each header."""
         self.starts: list[int] = []
         """Where the content of each member begins."""
         self.sizes: list[int] = []
         self.names: list[bytes] = []
         self.is_latent: list[bool] = []
         """Whether a member begins as a latent of the right shape does."""
+        self.scale_faults: list[str | None] = []
+        """Of every third member, what is wrong with the scales that an int8 latent begins with."""
         self._blocks: list[bytes] = []
 
     def add(self, block: bytes, position: int, size: int) -> None:
@@ -182,7 +197,7 @@ class _Headers:
 
     def check(self) -> None:
         """Believes the headers since the last time, or says which is damaged."""
-        width = BLOCK + len(self._npy)
+        width = BLOCK + self.width
         data = bytearray().join(block.ljust(width, b"\0") for block in self._blocks)
         blocks = np.frombuffer(data, np.uint8).reshape(-1, width)
         self._blocks = []
@@ -205,4 +220,8 @@ class _Headers:
                 where = self.starts[known + number] - BLOCK
                 raise ShardError(f"{self._path}: unreadable member header at byte {where}") from None
         self.names += names
-        self.is_latent += (blocks[:, BLOCK:] == np.frombuffer(self._npy, np.uint8)).all(axis=1).tolist()
+        begins = blocks[:, BLOCK : BLOCK + len(self._npy)]
+        self.is_latent += (begins == np.frombuffer(self._npy, np.uint8)).all(axis=1).tolist()
+        if self._channels:
+            scales = np.ascontiguousarray(blocks[::3, BLOCK + len(self._npy) :]).view("<f4")
+            self.scale_faults += scales_fault(scales[:, : self._channels], scales[:, self._channels :]).tolist()

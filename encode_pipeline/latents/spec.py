@@ -6,11 +6,13 @@ import hashlib
 import json
 from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, computed_field
 
 from encode_pipeline.latents.command import RequestError, Settings
 
-FORMAT_VERSION = 1
+FORMATS = {"float16": 1, "int8": 2}
+"""In which format stores of each dtype are written: readers that know less say so."""
+FORMAT_VERSION = max(FORMATS.values())
 FINGERPRINT_LENGTH = 16
 
 Scale = Literal["raw", "model"]
@@ -33,13 +35,13 @@ class VaeIdentity(Settings):
 class LatentSpec(Settings):
     """Everything that changes the meaning of a stored latent, and nothing that does not."""
 
-    format_version: int = FORMAT_VERSION
     vae: VaeIdentity
     scale: Scale = "raw"
     """`raw`: as the encoder gives them. `model`: shifted and scaled as the diffusion model wants them."""
     posterior: Literal["sample", "mean"] = "sample"
     compute_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
-    dtype: Literal["float16"] = "float16"
+    dtype: Literal["float16", "int8"] = "float16"
+    """Of the numbers in the store. Readers hand out float16; `int8` is what `quantised.py` makes of it."""
     shape: tuple[int, int, int]
     """Channels, height, width."""
     image_size: int
@@ -49,12 +51,10 @@ class LatentSpec(Settings):
     caption_field: str | None = None
     """The field of a sample's record that its caption is from; None for its `.txt`, else `caption`."""
 
-    @field_validator("format_version")
-    @classmethod
-    def _known_format(cls, version: int) -> int:
-        if version > FORMAT_VERSION:
-            raise ValueError(f"written in format {version}, this reader knows up to {FORMAT_VERSION}")
-        return version
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
+    @property
+    def format_version(self) -> int:
+        return FORMATS[self.dtype]
 
     @property
     def fingerprint(self) -> str:
@@ -71,7 +71,8 @@ class LatentSpec(Settings):
     @property
     def bytes_per_latent(self) -> int:
         channels, height, width = self.shape
-        return channels * height * width * 2
+        numbers = channels * height * width
+        return 2 * numbers if self.dtype == "float16" else numbers + 2 * 4 * channels  # zero and step, in float32
 
     def to_json(self) -> bytes:
         return canonical_json({"fingerprint": self.fingerprint, **self.model_dump(mode="json")}, indent=2)
@@ -93,7 +94,7 @@ class LatentSpec(Settings):
         version = values["format_version"]
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise SpecError(f"{where}: written in format {version}, this reader knows up to {FORMAT_VERSION}; update")
-        values = dict(values)
+        values = {name: value for name, value in values.items() if name != "format_version"}
         claimed = values.pop("fingerprint", None)
         try:
             spec = cls.model_validate(values)
@@ -101,6 +102,8 @@ class LatentSpec(Settings):
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise SpecError(f"{where}: not a latent spec ({key}: {first['msg']})") from None
+        if version != spec.format_version:
+            raise SpecError(f"{where}: not a latent spec (format {version}, and {spec.dtype} is {spec.format_version})")
         if claimed is not None and claimed != spec.fingerprint:
             raise SpecError(f"{where}: says fingerprint {claimed}, its content gives {spec.fingerprint}: it was edited")
         return spec

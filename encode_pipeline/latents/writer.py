@@ -1,7 +1,7 @@
 """A latent shard tar: the same samples give the same bytes, on any machine, at any time.
 
-A sample is three members, in this order: `KEY.npy` (float16, channels x height x width), `KEY.txt` (caption)
-and `KEY.json` (where it came from). Plain `webdataset` reads it.
+A sample is three members, in this order: `KEY.npy` (float16, channels x height x width; in an int8 store the record
+of `quantised.py`), `KEY.txt` (caption) and `KEY.json` (where it came from). Plain `webdataset` reads it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encode_pipeline.latents.disk import sync
+from encode_pipeline.latents.quantised import quantise, record_type
 from encode_pipeline.latents.spec import LatentSpec, SpecError, canonical_json
 
 BLOCK = 512
@@ -59,7 +60,9 @@ class ShardWriter:
             raise SpecError(f"{key}: a {latent.dtype} latent of shape {latent.shape}; {self.spec.shape} float16 wanted")
         if not np.isfinite(latent).all():
             raise SpecError(f"{key}: a latent that is not finite")
-        self._member(f"{key}.npy", self._npy_header + latent.astype("<f2", copy=False).tobytes())
+        is_int8 = self.spec.dtype == "int8"
+        numbers = quantise(latent).to_bytes() if is_int8 else latent.astype("<f2", copy=False).tobytes()
+        self._member(f"{key}.npy", self._npy_header + numbers)
         self._member(f"{key}.txt", caption.encode("utf-8"))
         self._member(f"{key}.json", canonical_json({**metadata, "spec": self.spec.fingerprint}))
         self.samples += 1
@@ -96,7 +99,8 @@ class ShardWriter:
 def npy_header(spec: LatentSpec) -> bytes:
     """The bytes that every `.npy` member of a store begins with."""
     buffer = io.BytesIO()
-    header = {"descr": "<f2", "fortran_order": False, "shape": spec.shape}
+    descr, shape = ("<f2", spec.shape) if spec.dtype == "float16" else (record_type(spec.shape).descr, ())
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, header)
     return buffer.getvalue()
 
