@@ -160,7 +160,7 @@ def _reading(folder: Path, specs: Specs, samples: Sequence[Sample], batch_size: 
 
 def _unpack(file: npt.NDArray[np.uint8], places: Places, packing: Packing, rows: Latent) -> int:
     for number, (start, size) in enumerate(places):
-        rows[number % len(rows)] = packing.unpack(file[start : start + size].data, rows.shape[1:])
+        rows[number % len(rows)] = packing.unpack(file[start : start + size].tobytes(), rows.shape[1:])
     return len(places)
 
 
