@@ -12,7 +12,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1-demo steer-demo test lint format typecheck cluster-check download train eval bench soak lock clean
+.PHONY: help setup demo table1-demo steer-demo test lint format typecheck cluster-check download train eval bench bench-gpu bench-compare soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -85,8 +85,21 @@ table1-demo: $(STAMP) ## the paper's Table 1 in miniature: a latent tower agains
 steer-demo: $(STAMP) ## generation led by a latent tower, before anything is decoded, in miniature: about half an hour
 	$(BIN)/python -m demo steer $(ARGS)
 
-bench: $(STAMP) ## measured rates on this machine, as JSON
-	$(BIN)/python -m benchmarks
+bench: $(STAMP) ## this machine's CPUs: everything against the straightforward way, as a table, JSON and a picture; a quarter of an hour
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(STAMP) ## this machine's GPU: encoder, pipeline, training and steering; eight minutes
+	$(BIN)/python -m benchmarks gpu $(ARGS)
+
+bench-compare: $(STAMP) ## OLD.json NEW.json: which figures of two records changed by more than their noise
+	@$(BIN)/python -m benchmarks compare $(RECORDS) $(ARGS)
+
+# In `make bench-compare OLD.json NEW.json` the two files are no targets.
+ifeq (bench-compare,$(firstword $(MAKECMDGOALS)))
+RECORDS := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+.PHONY: $(RECORDS)
+$(RECORDS): ; @:
+endif
 
 soak: $(STAMP) ## twenty minutes of a random fault every few seconds on a small fleet, then every sample accounted for
 	$(BIN)/python -m tests.soak

@@ -1,79 +1,138 @@
-"""`python -m benchmarks`: every benchmark that this machine can run, as a table and as JSON."""
+"""`python -m benchmarks`: what is measured on this machine, as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from benchmarks import contrast, encode, fleet, gpu, memory, one_decode, overhead, pipeline, reader, steering, training
+from benchmarks import compare, contrast, encode, memory, one_decode, overhead, pipeline, reader, steering, training
+from benchmarks.figures import Measured
+from benchmarks.ratio_picture import draw_ratios
+from benchmarks.record import entry, record_of, write_record
 from benchmarks.settings import BenchmarkConfig
-from benchmarks.show import show
-from demo.report_machine import git_commit, processor, software
-from encode_pipeline.latents.command import Settings, Verb, main
+from benchmarks.table import markdown
+from encode_pipeline.config import PositiveInt
+from encode_pipeline.latents.command import CheckFailed, RequestError, Settings, Verb, main, nearest
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One thing to measure."""
+
+    settings: type[Settings]
+    measure: Callable[[Any], Measured]
+    in_bench: Mapping[str, Any] | None = field(default_factory=dict)
+    """What `make bench` tells it, beside the rounds; None if it takes too long for that."""
+
+    @property
+    def about(self) -> str:
+        assert self.measure.__doc__
+        return self.measure.__doc__.splitlines()[0].rstrip(".")
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "reader": Benchmark(BenchmarkConfig, reader.measure),
+    "encode": Benchmark(BenchmarkConfig, encode.measure),
+    "pipeline": Benchmark(pipeline.PipelineConfig, pipeline.measure),
+    "one-decode": Benchmark(one_decode.OneDecodeConfig, one_decode.measure),
+    "overhead": Benchmark(overhead.OverheadConfig, overhead.measure),
+    "steering": Benchmark(steering.SteeringConfig, steering.measure),
+    "training": Benchmark(training.TrainingConfig, training.measure),
+    "contrast": Benchmark(contrast.ContrastConfig, contrast.measure, {"samples": 4096, "rounds": 1}),
+    "memory": Benchmark(memory.MemoryConfig, memory.measure, None),
+}
+IN_BENCH = [name for name, benchmark in BENCHMARKS.items() if benchmark.in_bench is not None]
 
 
 class AllConfig(Settings):
-    out: Path | None = Field(Path("runs/bench.json"), description="where the numbers go")
+    passes: PositiveInt = Field(2, description="times that all are gone through, so that a busy while is seen")
+    rounds: PositiveInt = Field(3, description="rounds of each benchmark in each pass")
+    only: list[str] = Field(IN_BENCH, description="the benchmarks, in this order")
+    out: Path = Field(Path("runs/bench/bench.json"), description="the record; its table and picture go beside it")
+
+    @field_validator("only")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in IN_BENCH:
+                raise ValueError(f"no benchmark {name!r} among these{nearest(name, IN_BENCH)}")
+        return names
 
 
 def run_all(config: AllConfig) -> Mapping[str, Any]:
-    """All but those that take a quarter of an hour, and `gpu`, which needs one."""
-    results = {}
-    for name, (settings, measure) in MEASURES.items():
-        if name not in ("memory", "fleet", "scaling", "contrast", "gpu"):
-            print(f"measuring: {name}", file=sys.stderr, flush=True)
-            results[name] = measure(settings())
-    return written(config.out, results)
+    """What takes no GPU and no hour, several times over; the record is there after each of them."""
+    began = time.perf_counter()
+    found: dict[str, Measured] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    faults: dict[str, str] = {}
+    for number in range(config.passes):
+        for name in config.only:
+            print(f"pass {number + 1} of {config.passes}: {name}", file=sys.stderr, flush=True)
+            benchmark, started = BENCHMARKS[name], time.perf_counter()
+            settings = benchmark.settings.model_validate({"rounds": config.rounds, **(benchmark.in_bench or {})})
+            try:
+                measured = benchmark.measure(settings)
+            except (CheckFailed, RequestError) as error:
+                faults[name] = str(error)
+                print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+                continue
+            found[name] = found[name].and_again(measured) if name in found else measured
+            took = time.perf_counter() - started + entries.get(name, {"seconds": 0})["seconds"]
+            entries[name] = entry(benchmark.about, told(settings), found[name], took)
+            record = record_of(entries, time.perf_counter() - began)
+            write_record(record, config.out)
+    if not entries:
+        raise CheckFailed(f"nothing could be measured: {'; '.join(faults.values())}")
+    return finished(record, config.out, faults)
 
 
-def written(out: Path | None, results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The results beside the machine they came from, in the file if one is wanted."""
-    content = {
-        "processor": processor(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],  # well above the cores: others were at work too
-        "software": software(),
-        "commit": git_commit(),
-        "results": results,
-    }
+def finished(record: dict[str, Any], out: Path | None, faults: Mapping[str, str]) -> Mapping[str, Any]:
+    """The record with its table and its picture beside it."""
+    files = []
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(content, indent=1) + "\n")
-        return {"out": str(out), **content}
-    return content
+        write_record(record, out)
+        out.with_suffix(".md").write_text(markdown(record), encoding="utf-8")
+        files = [out, out.with_suffix(".md")]
+        if draw_ratios(record, out.with_suffix(".png")):
+            files.append(out.with_suffix(".png"))
+    return {"ok": not faults, **record, "files": [str(file) for file in files], "faults": dict(faults)}
 
 
-def verb(name: str, settings: type[Settings], measure: Callable[[Any], dict[str, Any]]) -> Verb:
+def told(settings: Settings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude={"out", "scratch"})
+
+
+def show(content: Mapping[str, Any]) -> str:
+    faults = [f"error: {name}: {fault}" for name, fault in content["faults"].items()]
+    return "\n".join([markdown(content), *content["files"], *faults])
+
+
+def verb(name: str, benchmark: Benchmark) -> Verb:
     def run(config: Any) -> Mapping[str, Any]:
-        asked = config.model_dump(mode="json", exclude={"out"})
-        return written(config.out, {name: {"settings": asked, **measure(config)}})
+        began = time.perf_counter()
+        measured = benchmark.measure(config)
+        took = time.perf_counter() - began
+        return finished(record_of({name: entry(benchmark.about, told(config), measured, took)}, took), config.out, {})
 
-    assert measure.__doc__
-    return Verb(settings, run, measure.__doc__.splitlines()[0].rstrip("."), show=show)
+    return Verb(benchmark.settings, run, benchmark.about, show=show)
 
 
-MEASURES: dict[str, tuple[type[Settings], Callable[[Any], dict[str, Any]]]] = {
-    "reader": (BenchmarkConfig, reader.measure),
-    "encode": (BenchmarkConfig, encode.measure),
-    "pipeline": (pipeline.PipelineConfig, pipeline.measure),
-    "one-decode": (one_decode.OneDecodeConfig, one_decode.measure),
-    "overhead": (overhead.OverheadConfig, overhead.measure),
-    "memory": (memory.MemoryConfig, memory.measure),
-    "fleet": (fleet.FleetConfig, fleet.measure),
-    "scaling": (fleet.ScalingConfig, fleet.measure_scaling),
-    "contrast": (contrast.ContrastConfig, contrast.measure),
-    "steering": (steering.SteeringConfig, steering.measure),
-    "training": (training.TrainingConfig, training.measure),
-    "gpu": (gpu.GpuConfig, gpu.measure),
-}
 VERBS = {
-    "run": Verb(AllConfig, run_all, "those that take no quarter of an hour and no GPU", show=show),
-    **{name: verb(name, settings, measure) for name, (settings, measure) in MEASURES.items()},
+    "run": Verb(AllConfig, run_all, "all that need no GPU and no hour, several times over", "only", show),
+    **{name: verb(name, benchmark) for name, benchmark in BENCHMARKS.items()},
+    "compare": Verb(
+        compare.CompareConfig,
+        compare.compare_records,
+        "two records: which figures changed by more than their noise",
+        argument="records",
+        show=compare.show,
+    ),
 }
 
 if __name__ == "__main__":

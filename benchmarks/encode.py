@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.figures import Measured
 from benchmarks.paired import paired
 from benchmarks.settings import BenchmarkConfig
 from demo.run import VAE
@@ -22,7 +22,7 @@ from encode_pipeline.run_local import run_local
 PICTURES, VIEWS, BATCH = 16, 4, 8
 
 
-def measure(config: BenchmarkConfig) -> dict[str, Any]:
+def measure(config: BenchmarkConfig) -> Measured:
     """Latents a second at 512x512 with the demo's VAE on this machine's CPUs."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -49,6 +49,5 @@ def measure(config: BenchmarkConfig) -> dict[str, Any]:
             list(run_local(prepared.sources, ShardEncoder(prepared.vae, version, encode_config), encode_config))
             return PICTURES * VIEWS
 
-        return paired(
-            {"bare diffusers loop": bare, "tars to committed shards": pipeline}, config.rounds, unit="latents"
-        )
+        ways = {"bare diffusers loop": bare, "tars to committed shards": pipeline}
+        return Measured(tuple(paired(ways, config.rounds, unit="latents")), {"weights": "the demo's small VAE"})

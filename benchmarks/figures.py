@@ -24,6 +24,8 @@ class Figure:
     """This to the other, round by round, so that a busy moment meets both."""
     cpu_ratios: tuple[float, ...] = ()
     """The same by CPU time: where it is far from the other, the machine was busy with something else."""
+    exact: bool = False
+    """Whether it is counted, and so the same every time."""
 
     def to_dict(self) -> dict[str, Any]:
         content = {
@@ -37,6 +39,8 @@ class Figure:
             content |= {"against": self.against, "ratio": spread(self.ratios)}
         if self.cpu_ratios:
             content["cpu_ratio"] = spread(self.cpu_ratios)
+        if self.exact:
+            content["exact"] = True
         return content
 
 
@@ -60,11 +64,14 @@ class Measured:
 
 
 def _joined(one: Figure, another: Figure) -> Figure:
+    if one.exact and one.rounds == another.rounds:
+        return one
     return replace(
         one,
         rounds=one.rounds + another.rounds,
         ratios=one.ratios + another.ratios,
         cpu_ratios=one.cpu_ratios + another.cpu_ratios,
+        exact=False,
     )
 
 
@@ -83,7 +90,7 @@ def compared(name: str, unit: str, rounds: Sequence[float], base: Figure, better
 
 def counted(name: str, unit: str, value: float, better: Better = "neither") -> Figure:
     """What is the same whenever it is looked at: bytes, decibels, shares."""
-    return Figure(name, unit, (float(value),), better)
+    return Figure(name, unit, (float(value),), better, exact=True)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

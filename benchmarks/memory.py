@@ -12,12 +12,15 @@ from typing import Any
 
 from pydantic import Field
 
+from benchmarks.figures import Figure, Measured
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.pipeline import posterior_of
 from benchmarks.process import MEBIBYTE
 from demo.report_machine import ROOT
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.latents.command import CheckFailed, Settings, to_yaml
+
+UNIT = "MiB above the imported libraries"
 
 
 class MemoryConfig(Settings):
@@ -33,7 +36,7 @@ class MemoryConfig(Settings):
     scratch: Path | None = Field(None, description="folder for the tars and the store; the system's by default")
 
 
-def measure(config: MemoryConfig) -> dict[str, Any]:
+def measure(config: MemoryConfig) -> Measured:
     """Mebibytes above the imported libraries, each of the two in a process of its own."""
     with tempfile.TemporaryDirectory(dir=config.scratch) as folder:
         root = Path(folder)
@@ -45,22 +48,24 @@ def measure(config: MemoryConfig) -> dict[str, Any]:
         large.unlink()
         write_tars(root / "shards", PictureSet(config.shards, config.pictures_per_shard, config.side))
         many = _encode(config, root, "shards", config.shards * config.pictures_per_shard)
-    left = [round(value / MEBIBYTE, 1) for value in many["after_each_shard"]]
-    return {
+    left = [value / MEBIBYTE for value in many["after_each_shard"]]
+    gigabytes = f"a tar of {size / 1e9:.3g} GB"
+    figures = (
+        once(f"{gigabytes}, at most", one["peak_above"] / MEBIBYTE),
+        once(f"{config.shards} tars, at most", many["peak_above"] / MEBIBYTE),
+        once("after the second tar", left[min(1, len(left) - 1)]),
+        once("after the last tar", left[-1]),
+    )
+    details = {
         "libraries_mib": round(one["libraries"] / MEBIBYTE, 1),
-        "large_tar": {
-            "bytes": size,
-            "pictures": pictures,
-            "peak_above_libraries_mib": round(one["peak_above"] / MEBIBYTE, 1),
-        },
-        "shards": {
-            "count": config.shards,
-            "pictures": config.pictures_per_shard,
-            "peak_above_libraries_mib": round(many["peak_above"] / MEBIBYTE, 1),
-            "above_libraries_after_each_mib": left,
-            "growth_from_second_to_last_mib": round(left[-1] - left[min(1, len(left) - 1)], 1),
-        },
+        "pictures": {"large tar": pictures, "each of the others": config.pictures_per_shard},
+        "after_each_mib": [round(value, 1) for value in left],
     }
+    return Measured(figures, details)
+
+
+def once(name: str, mebibytes: float) -> Figure:
+    return Figure(name, UNIT, (mebibytes,), "less")
 
 
 def _encode(config: MemoryConfig, root: Path, source: str, pictures: int) -> dict[str, Any]:

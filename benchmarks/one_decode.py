@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from benchmarks import straightforward
+from benchmarks.figures import Measured
 from benchmarks.paired import paired
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.settings import BenchmarkConfig
@@ -29,7 +29,7 @@ class OneDecodeConfig(BenchmarkConfig):
     views: PositiveInt = Field(4, description="views a picture")
 
 
-def measure(config: OneDecodeConfig) -> dict[str, Any]:
+def measure(config: OneDecodeConfig) -> Measured:
     """Views a second of one core's time for reading, decoding and augmenting."""
     with tempfile.TemporaryDirectory() as folder:
         (tar,) = write_tars(Path(folder), PictureSet(1, config.pictures, config.side))
@@ -53,7 +53,7 @@ def measure(config: OneDecodeConfig) -> dict[str, Any]:
             f"{config.views} passes, PIL and torchvision": by_torchvision,
             "one decode": one_decode,
         }
-        return paired(ways, config.rounds, unit="views", by="cpu")
+        return Measured(tuple(paired(ways, config.rounds, unit="views", by="cpu")))
 
 
 def good_samples(tar: Path) -> Iterator[Sample]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
+from benchmarks.figures import Figure, Measured, compared
 from benchmarks.one_decode import accepted, good_samples
-from benchmarks.paired import in_turns, spread
+from benchmarks.paired import Spent, in_turns
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.pipeline import views_of
 from benchmarks.settings import BenchmarkConfig
@@ -20,6 +22,7 @@ from encode_pipeline.augment import ViewMaker
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.encode_shard import ShardEncoder
 from encode_pipeline.encoder import LatentEncoder
+from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.store import Store
 from encode_pipeline.randomness import posterior_noise
 from encode_pipeline.run import prepare
@@ -35,7 +38,7 @@ class OverheadConfig(BenchmarkConfig):
     batch_size: PositiveInt = Field(16, description="views encoded at once")
 
 
-def measure(config: OverheadConfig) -> dict[str, Any]:
+def measure(config: OverheadConfig) -> Measured:
     """Seconds of the pipeline over the sum of the two parts that cannot be saved."""
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -81,20 +84,20 @@ def measure(config: OverheadConfig) -> dict[str, Any]:
 
         works = {"decode and augment": decode_and_augment, "VAE": encode, "pipeline": pipeline}
         turns = in_turns(works, config.rounds)
-    seconds = {name: [turn.wall for turn in spent] for name, spent in turns.items()}
-    cpu = {name: [turn.cpu for turn in spent] for name, spent in turns.items()}
-    return {
-        "rounds": config.rounds,
-        "views": encoded[-1],
-        "cores": cores,
-        "seconds": {name: spread(spent) for name, spent in seconds.items()},
-        "cpu_seconds": {name: spread(spent) for name, spent in cpu.items()},
-        "pipeline_to_sum": spread(to_sum(seconds)),
-        "pipeline_to_sum_by_cpu": spread(to_sum(cpu)),
-    }
+    if len(set(encoded)) != 1 or encoded[0] != len(pictures):
+        raise CheckFailed(f"of {len(pictures)} views the pipeline encoded {encoded}")
+    return Measured(tuple(against_the_sum(turns)), {"views": encoded[0], "cores": cores})
 
 
-def to_sum(seconds: dict[str, list[float]]) -> list[float]:
-    """The pipeline's share of the two parts' sum, round by round."""
-    parts = zip(seconds["decode and augment"], seconds["VAE"], seconds["pipeline"], strict=True)
-    return [whole / (decoding + encoding) for decoding, encoding, whole in parts]
+def against_the_sum(turns: Mapping[str, Sequence[Spent]]) -> list[Figure]:
+    """Seconds of each part, of both one after the other, and of the pipeline against that."""
+    *parts, whole = turns
+    figures = [Figure(name, "seconds", tuple(turn.wall for turn in turns[name]), "less") for name in parts]
+    sums = [
+        Spent(sum(turn.wall for turn in round_), sum(turn.cpu for turn in round_))
+        for round_ in zip(*(turns[name] for name in parts), strict=True)
+    ]
+    both = Figure(", then ".join(parts), "seconds", tuple(turn.wall for turn in sums), "less")
+    pipeline = compared(whole, "seconds", [turn.wall for turn in turns[whole]], both, "less")
+    by_cpu = tuple(turn.cpu / parts_.cpu for turn, parts_ in zip(turns[whole], sums, strict=True))
+    return [*figures, both, replace(pipeline, cpu_ratios=by_cpu)]

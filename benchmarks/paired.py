@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import resource
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from benchmarks.figures import Figure
+from encode_pipeline.latents.command import CheckFailed
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,12 @@ class Spent:
 
 
 By = Literal["wall", "cpu"]
+TICK = 1e-4
+"""Less CPU time than this the kernel does not tell."""
 
 
-def paired(
-    ways: Mapping[str, Callable[[], int]], rounds: int, unit: str = "samples", by: By = "wall"
-) -> dict[str, Any]:
-    """Items a second of each way, and the ratio of every way to the first, as median, least and most."""
+def paired(ways: Mapping[str, Callable[[], int]], rounds: int, unit: str = "samples", by: By = "wall") -> list[Figure]:
+    """Items a second of each way, against the first."""
     items: dict[str, int] = {}
 
     def counting(name: str) -> Callable[[], None]:
@@ -35,30 +37,31 @@ def paired(
         return work
 
     spent = in_turns({name: counting(name) for name in ways}, rounds)
-    second = "second" if by == "wall" else "CPU second"
-    return {"rounds": rounds, "unit": f"{unit} a {second}", **compare(items, spent, by)}
+    first = next(iter(ways))
+    for name, count in items.items():
+        if count != items[first]:
+            raise CheckFailed(f"{name!r} did {count} of {items[first]} {unit}: other work is not compared")
+    return compare(items[first], spent, unit, by)
 
 
-def compare(items: Mapping[str, int], spent: Mapping[str, list[Spent]], by: By) -> dict[str, Any]:
-    """Rates and ratios, round by round.
-
-    The ratio by CPU time stands beside the other: where the two differ much, the machine was busy with something else.
-    """
+def compare(items: int, spent: Mapping[str, Sequence[Spent]], unit: str, by: By = "wall") -> list[Figure]:
+    """Rates, and ratios to the first way's, round by round, of ways that all did so many items."""
     first = next(iter(spent))
-    results = {}
+    figures = []
     for name, turns in spent.items():
-        seconds = [getattr(turn, by) for turn in turns]
         pairs = list(zip(turns, spent[first], strict=True))
-        share = items[name] / items[first]
-        results[name] = {
-            "items": items[name],
-            "per_second": spread([items[name] / value for value in seconds]),
-            "ratio": spread([share * getattr(base, by) / getattr(turn, by) for turn, base in pairs]),
-            "cpu_ratio": spread([share * base.cpu / turn.cpu for turn, base in pairs]),
-            "wall_seconds": [round(turn.wall, 3) for turn in turns],
-            "cpu_seconds": [round(turn.cpu, 3) for turn in turns],
-        }
-    return {"compared_with": first, "ways": results}
+        figures.append(
+            Figure(
+                name,
+                f"{unit} a {'second' if by == 'wall' else 'CPU second'}",
+                tuple(items / getattr(turn, by) for turn in turns),
+                "more",
+                first,
+                tuple(getattr(base, by) / getattr(turn, by) for turn, base in pairs),
+                tuple(base.cpu / max(turn.cpu, TICK) for turn, base in pairs),
+            )
+        )
+    return figures
 
 
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Spent]]:
@@ -78,11 +81,3 @@ def cpu_seconds() -> float:
     """CPU time of this process and of its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "least": round(min(values), 3),
-        "most": round(max(values), 3),
-    }

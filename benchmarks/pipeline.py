@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from benchmarks import straightforward
+from benchmarks.figures import Measured
 from benchmarks.paired import paired
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.settings import BenchmarkConfig, Pictures
@@ -29,7 +30,7 @@ class PipelineConfig(BenchmarkConfig, Pictures):
     batch_size: PositiveInt = Field(16, description="views encoded at once, by both")
 
 
-def measure(config: PipelineConfig) -> dict[str, Any]:
+def measure(config: PipelineConfig) -> Measured:
     """Views a second from tars on disk to latents on disk."""
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +65,8 @@ def measure(config: PipelineConfig) -> dict[str, Any]:
                 )
                 return sum(views_of(outcome, config.views) for outcome in outcomes)
 
-        return paired({"straightforward": afternoon, "this pipeline": ours}, config.rounds, unit="views")
+        ways = {"straightforward": afternoon, "this pipeline": ours}
+        return Measured(tuple(paired(ways, config.rounds, unit="views")))
 
 
 def posterior_of(vae: str) -> Literal["sample", "mean"]:

@@ -13,6 +13,7 @@ import open_clip
 import torch
 import webdataset as wds
 
+from benchmarks.figures import Measured
 from benchmarks.paired import compare, in_turns
 from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.latents.commit import ShardBuild, SourceShard
@@ -39,7 +40,7 @@ class NoTokens:
         return torch.zeros((len(captions), 1), dtype=torch.int64)
 
 
-def measure(config: BenchmarkConfig) -> dict[str, Any]:
+def measure(config: BenchmarkConfig) -> Measured:
     """Samples a second from the page cache, in batches of 256, one process; over an epoch each time."""
     tokenizer = open_clip.SimpleTokenizer(context_length=77)
     with tempfile.TemporaryDirectory() as name:
@@ -66,16 +67,9 @@ def measure(config: BenchmarkConfig) -> dict[str, Any]:
             "first epoch: check, index, tokenise": first_epoch,
         }
         spent = in_turns({**without, **with_tokens}, config.rounds)
-    results = [
-        compare(dict.fromkeys(ways, SAMPLES // BATCH * BATCH), {way: spent[way] for way in ways}, "wall")
-        for ways in (without, with_tokens)
-    ]
-    return {
-        "rounds": config.rounds,
-        "unit": "samples a second",
-        "compared_with": [result["compared_with"] for result in results],
-        "ways": {way: measured for result in results for way, measured in result["ways"].items()},
-    }
+    items = SAMPLES // BATCH * BATCH
+    parts = [{way: spent[way] for way in ways} for ways in (without, with_tokens)]
+    return Measured(tuple(figure for part in parts for figure in compare(items, part, "samples")))
 
 
 def read(data: LatentData) -> None:

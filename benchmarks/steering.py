@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
+from benchmarks.figures import Measured
 from benchmarks.paired import paired
 from benchmarks.settings import BenchmarkConfig
 from demo.report_machine import ROOT
@@ -33,7 +34,7 @@ class SteeringConfig(BenchmarkConfig):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-def measure(config: SteeringConfig) -> dict[str, Any]:
+def measure(config: SteeringConfig) -> Measured:
     """Pictures times iterations a second: generate, judge, step."""
     device, dtype = torch.device("cuda" if torch.cuda.is_available() else "cpu"), DTYPES[config.dtype]
     with tempfile.TemporaryDirectory() as folder:
@@ -59,5 +60,5 @@ def measure(config: SteeringConfig) -> dict[str, Any]:
 
     ways = {"one at a time": partial(steer, 1)}
     ways |= {f"{size} at a time": partial(steer, size) for size in config.batch_sizes}
-    gpu = {"device": torch.cuda.get_device_name()} if device.type == "cuda" else {}
-    return {**gpu, **paired(ways, config.rounds, unit="iterations of a picture")}
+    details = {"weights": "tiny and random" if config.generator is None else config.generator, "device": device.type}
+    return Measured(tuple(paired(ways, config.rounds, unit="iterations of a picture")), details)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import open_clip
 import torch
@@ -14,6 +14,7 @@ from open_clip_train.train import train_one_epoch
 from pydantic import Field
 from torch import Tensor, nn
 
+from benchmarks.figures import Figure, Measured, counted
 from benchmarks.paired import paired
 from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.config import PositiveInt
@@ -44,7 +45,7 @@ class Batches(list[tuple[Tensor, Tensor]]):
         self.num_batches, self.num_samples = config.steps, config.steps * config.batch_size
 
 
-def measure(config: TrainingConfig) -> dict[str, Any]:
+def measure(config: TrainingConfig) -> Measured:
     """Samples a second of forward, backward and update; random latents, no loader."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     architecture = architecture_of(config.model)
@@ -67,12 +68,11 @@ def measure(config: TrainingConfig) -> dict[str, Any]:
         if device.type == "cuda"
         else works
     )
-    result = paired(ways, config.rounds)
-    for name, measured in result["ways"].items():
-        measured["tflop_per_second"] = round(measured["per_second"]["median"] * flops / 1e12, 3)
-        if name in peaks:
-            measured["peak_memory_gb"] = peaks[name]
-    return result
+    rates = paired(ways, config.rounds)
+    scale = flops / 1e12
+    work = [Figure(f"{rate.name}, work", "TFLOP a second", tuple(scale * r for r in rate.rounds)) for rate in rates]
+    memory = [counted(f"{name}, at most", "GB of GPU memory", peak, "less") for name, peak in peaks.items()]
+    return Measured((*rates, *work, *memory), {"weights": "random: speeds are comparable"})
 
 
 def theirs(model: open_clip.CLIP, batches: Batches, config: TrainingConfig) -> Callable[[], int]:

@@ -42,6 +42,25 @@ def processor() -> str:
     return f"{name}, {cores} cores"
 
 
+def memory_gb() -> float:
+    """Of the whole machine."""
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+
+
+def graphics() -> dict[str, str] | None:
+    """The GPU's name and memory, CUDA and the driver; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    about = torch.cuda.get_device_properties(0)
+    found = {"name": about.name, "memory_gb": f"{about.total_memory / 1e9:.1f}", "cuda": str(torch.version.cuda)}
+    driver = Path("/proc/driver/nvidia/version")
+    if driver.exists():
+        found["driver"] = driver.read_text(errors="replace").splitlines()[0]
+    return found
+
+
 def git_commit() -> str | None:
     """The commit of the source tree, marked if files differ from it; None outside of a checkout."""
     commit = _git("rev-parse", "HEAD")

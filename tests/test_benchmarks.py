@@ -17,10 +17,11 @@ from PIL import Image
 
 from benchmarks import memory, one_decode, overhead, pipeline, steering, straightforward
 from benchmarks.__main__ import VERBS, main
-from benchmarks.paired import Spent, compare, in_turns
+from benchmarks.paired import Spent, compare, in_turns, paired
 from benchmarks.pictures import PictureSet, draw, write_tars
 from demo.image_tar import jpeg_bytes
 from encode_pipeline.augment import ViewMaker
+from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store
 from encode_pipeline.recipe import ViewRecipe
@@ -118,13 +119,13 @@ def test_pixels_are_averaged_over_the_latent_grid() -> None:
 
 def test_pipeline_benchmark_counts_the_same_views_both_ways(small_vae: Path) -> None:
     config = pipeline.PipelineConfig(vae=str(small_vae), tars=2, pictures_per_tar=3, views=2, **SMALL)
-    ways = pipeline.measure(config)["ways"]
-    assert {name: way["items"] for name, way in ways.items()} == {"straightforward": 12, "this pipeline": 12}
+    names = [figure.name for figure in pipeline.measure(config).figures]
+    assert names == ["straightforward", "this pipeline"]  # that both counted the same is asked for by `paired`
 
 
 def test_one_decode_benchmark_makes_as_many_views_in_every_way() -> None:
-    ways = one_decode.measure(one_decode.OneDecodeConfig(rounds=1, pictures=2, side=96, views=3))["ways"]
-    assert len(ways) == 3 and {way["items"] for way in ways.values()} == {6}
+    figures = one_decode.measure(one_decode.OneDecodeConfig(rounds=2, pictures=2, side=96, views=3)).figures
+    assert len(figures) == 3 and {len(figure.ratios) for figure in figures} == {2}
 
 
 def test_a_pass_sees_what_the_one_decode_sees(tars: list[Path]) -> None:
@@ -137,7 +138,10 @@ def test_a_pass_sees_what_the_one_decode_sees(tars: list[Path]) -> None:
 
 def test_overhead_benchmark_encodes_what_it_compares(small_vae: Path) -> None:
     result = overhead.measure(overhead.OverheadConfig(vae=str(small_vae), pictures=3, views=2, **SMALL))
-    assert result["views"] == 6 and result["seconds"].keys() == {"decode and augment", "VAE", "pipeline"}
+    parts = ["decode and augment", "VAE", "decode and augment, then VAE", "pipeline"]
+    assert result.details["views"] == 6 and [figure.name for figure in result.figures] == parts
+    one, other, both, pipeline_ = (figure.rounds[0] for figure in result.figures)
+    assert both == pytest.approx(one + other) and result.figures[-1].ratios == (pytest.approx(pipeline_ / both),)
 
 
 def test_memory_benchmark_looks_after_every_shard(small_vae: Path) -> None:
@@ -145,9 +149,16 @@ def test_memory_benchmark_looks_after_every_shard(small_vae: Path) -> None:
         tar_bytes=100_000, shards=3, pictures_per_shard=4, side=96, vae=str(small_vae), views=2, image_size=SIDE
     )
     result = memory.measure(config)
-    assert result["large_tar"]["bytes"] == pytest.approx(100_000, rel=0.3)
-    assert result["large_tar"]["peak_above_libraries_mib"] > 0
-    assert len(result["shards"]["above_libraries_after_each_mib"]) == 3
+    large, many, second, last = (figure.rounds[0] for figure in result.figures)
+    assert (
+        large > 0
+        and many > 0
+        and result.details["after_each_mib"][1:]
+        == [
+            pytest.approx(second, abs=0.1),
+            pytest.approx(last, abs=0.1),
+        ]
+    )
 
 
 def test_steering_benchmark_does_the_same_work_in_every_way(
@@ -157,17 +168,21 @@ def test_steering_benchmark_does_the_same_work_in_every_way(
     config = steering.SteeringConfig(
         rounds=1, generator=str(tiny_pipeline), reward=reward, pictures=3, batch_sizes=[2], iterations=2, size=64
     )
-    ways = steering.measure(config)["ways"]
-    assert {name: way["items"] for name, way in ways.items()} == {"one at a time": 6, "2 at a time": 6}
+    assert [figure.name for figure in steering.measure(config).figures] == ["one at a time", "2 at a time"]
 
 
 def test_ratios_compare_rounds_with_rounds() -> None:
     spent = {"slow": [Spent(wall=4, cpu=8), Spent(wall=9, cpu=8)], "fast": [Spent(wall=2, cpu=2), Spent(wall=3, cpu=2)]}
-    fast = compare({"slow": 12, "fast": 12}, spent, "wall")["ways"]["fast"]
-    assert fast["ratio"] == {"median": 2.5, "least": 2.0, "most": 3.0} and fast["cpu_ratio"]["median"] == 4
-    assert fast["per_second"] == {"median": 5.0, "least": 4.0, "most": 6.0}
-    twice = compare({"slow": 12, "fast": 24}, spent, "cpu")["ways"]["fast"]
-    assert twice["ratio"]["median"] == 8 and twice["per_second"]["median"] == 12
+    fast = compare(12, spent, "views")[1]
+    assert fast.ratios == (2, 3) and fast.cpu_ratios == (4, 4) and fast.against == "slow"
+    assert fast.rounds == (6, 4) and fast.unit == "views a second"
+    by_cpu = compare(12, spent, "views", by="cpu")[1]
+    assert by_cpu.ratios == (4, 4) and by_cpu.rounds == (6, 6)
+
+
+def test_ways_that_did_not_do_the_same_work_are_not_compared() -> None:
+    with pytest.raises(CheckFailed, match="'short' did 3 of 4"):
+        paired({"whole": lambda: 4, "short": lambda: 3}, 1)
 
 
 def test_the_work_of_worker_processes_is_counted() -> None:
@@ -182,5 +197,6 @@ def test_results_say_on_what_they_were_measured(tmp_path: Path, capsys: pytest.C
     assert main("benchmarks", VERBS, ["one-decode", "rounds=1", "pictures=1", "side=96", f"out={out}"]) == 0
     assert str(out) in capsys.readouterr().out
     written = json.loads(out.read_text())
-    assert written.keys() == {"processor", "load_average", "software", "commit", "results"}
-    assert written["results"]["one-decode"]["settings"]["pictures"] == 1
+    assert written["format"] == 2 and written["machine"]["processor"] and written["software"]["torch"]
+    assert written["benchmarks"]["one-decode"]["settings"]["pictures"] == 1
+    assert out.with_suffix(".md").read_text().count("\n| ") == 4 and out.with_suffix(".png").stat().st_size > 10_000

@@ -272,6 +272,8 @@ def _is_text(verb: Verb, key: str) -> bool:
     """Whether a key takes text, which is then taken as typed: 0123 is a name here and no octal number."""
     field = verb.settings.model_fields.get(key)
     kinds = set() if field is None else set(typing.get_args(field.annotation) or (field.annotation,))
+    if field is not None and _is_list(verb, key) and kinds == {str}:
+        return False
     return key == "config" or kinds in ({str}, {Path}) or kinds in ({str, type(None)}, {Path, type(None)})
 
 
