@@ -11,7 +11,22 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from benchmarks import compare, contrast, encode, memory, one_decode, overhead, pipeline, reader, steering, training
+from benchmarks import (
+    compare,
+    contrast,
+    encode,
+    memory,
+    one_decode,
+    overhead,
+    pipeline,
+    reader,
+    scale,
+    scale_plan,
+    steering,
+    storage,
+    storage_accuracy,
+    training,
+)
 from benchmarks.figures import Measured
 from benchmarks.ratio_picture import draw_ratios
 from benchmarks.record import entry, record_of, write_record
@@ -45,6 +60,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "steering": Benchmark(steering.SteeringConfig, steering.measure),
     "training": Benchmark(training.TrainingConfig, training.measure),
     "contrast": Benchmark(contrast.ContrastConfig, contrast.measure, {"samples": 4096, "rounds": 1}),
+    "storage": Benchmark(storage.StorageConfig, storage.measure),
+    "storage-accuracy": Benchmark(storage_accuracy.AccuracyConfig, storage_accuracy.measure, None),
     "memory": Benchmark(memory.MemoryConfig, memory.measure, None),
 }
 IN_BENCH = [name for name, benchmark in BENCHMARKS.items() if benchmark.in_bench is not None]
@@ -132,6 +149,9 @@ VERBS = {
         "two records: which figures changed by more than their noise",
         argument="records",
         show=compare.show,
+    ),
+    "scale": Verb(
+        scale_plan.ScaleConfig, scale.run, "on paper: billions of pictures, from what was measured", show=scale.show
     ),
 }
 

@@ -150,4 +150,4 @@ def _folded(steps: Words) -> Words:
 
 
 def _unfolded(folded: Words) -> Words:
-    return folded >> 1 ^ -(folded & 1)
+    return np.asarray(folded >> 1 ^ -(folded & 1), np.uint16)

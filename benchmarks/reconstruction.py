@@ -32,7 +32,7 @@ def loss_of_int8(vae: LoadedVae, pictures: Sequence[Encoded]) -> Iterator[Figure
         ("PSNR to the picture: int8 less float16", [one - other for one, other in zip(after, before, strict=True)]),
         ("PSNR between the two", psnrs(as_they_are, after_int8)),
     ):
-        yield Figure(name, "decibels", tuple(values))
+        yield Figure(name, "decibels", tuple(values), exact=True)
     yield counted(
         "largest difference between the two",
         "steps of 255",

@@ -71,7 +71,7 @@ def measure(config: StorageConfig) -> Measured:
     figures += loss_of_int8(vae, pictures)
     spread = np.stack(latents).astype(np.float32).std(axis=(0, 2, 3))
     details = {
-        "latents": f"of the demo's world by {config.vae}: those of another VAE have other numbers",
+        "weights": f"{config.vae}, on the demo's world: the latents of another VAE are other numbers",
         "spread_of_channels": [round(float(value), 3) for value in spread],
         "noise": f"no latents: made up, with the spread of SDXL's, {SPREAD_OF_SDXL:.2f}, in every channel",
         "bytes": "of a sample in a tar, with headers, caption and record",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.figures import Figure, compared
+from benchmarks.figures import Figure, compared, counted
 from benchmarks.lossless import LAYOUTS, Packing, Sample, less_another
 from benchmarks.world_latents import Encoded
 from encode_pipeline.latents.command import CheckFailed
@@ -25,7 +26,8 @@ class Sizes:
         self._header = len(npy_header(spec))
         self._int8_header = len(npy_header(spec.model_copy(update={"dtype": "int8"})))
         self._beside = float(np.mean([_beside(sample, spec) for sample in samples]))
-        self.plain = Figure("float16", UNIT, (member(self._header + spec.bytes_per_latent) + self._beside,), "less")
+        size = member(self._header + spec.bytes_per_latent) + self._beside
+        self.plain = counted("float16", UNIT, size, "less")
 
     def of(self, latents: Sequence[Latent], levels: Sequence[int]) -> Iterator[Figure]:
         """In every form; what is lossless is found to come back to the bit."""
@@ -46,7 +48,7 @@ class Sizes:
 
     def _figure(self, name: str, sizes: Sequence[int]) -> Figure:
         mean = float(np.mean([member(size) for size in sizes])) + self._beside
-        return compared(name, UNIT, [mean], self.plain, "less")
+        return replace(compared(name, UNIT, [mean], self.plain, "less"), exact=True)
 
 
 def member(size: int) -> int:

@@ -64,4 +64,4 @@ def made_up(shape: tuple[int, int, int], spread: float, fall: float, seed: int) 
     frequency = np.hypot(np.fft.rfftfreq(width)[None, :], np.fft.fftfreq(height)[:, None])
     frequency[0, 0] = np.inf if fall else 1.0
     field = np.fft.irfft2(np.fft.rfft2(noise) / frequency**fall, s=(height, width))
-    return (field / field.std(axis=(1, 2), keepdims=True) * spread).astype(np.float16)
+    return np.asarray(field / field.std(axis=(1, 2), keepdims=True) * spread, np.float16)
