@@ -19,7 +19,7 @@ from benchmarks.paired import paired
 from benchmarks.reader import NoTokens
 from benchmarks.reconstruction import loss_of_int8, there_and_back
 from benchmarks.settings import BenchmarkConfig
-from benchmarks.storage_bytes import Sizes
+from benchmarks.storage_bytes import Sizes, information
 from benchmarks.world_latents import Encoded, encode_world, made_up, spec_for
 from demo.run import VAE
 from encode_pipeline.config import PositiveInt
@@ -93,8 +93,9 @@ def _bytes(
     pictures: Sequence[Encoded], spec: LatentSpec, samples: Sequence[Sample], levels: Sequence[int]
 ) -> list[Figure]:
     sizes = Sizes(spec, samples)
-    of_views = [*sizes.of([latent for _, latent, _, _ in samples], levels)]
-    found = [*under("bytes", [*of_views, sizes.of_steps_between_views(pictures, levels[0])])]
+    latents = [latent for _, latent, _, _ in samples]
+    of_views = [*sizes.of(latents, levels)]
+    found = [*under("bytes", [*of_views, sizes.of_steps_between_views(pictures, levels[0]), *information(latents)])]
     for name, fall in NOISE.items():
         noise = [made_up(spec.shape, SPREAD_OF_SDXL, fall, seed) for seed in range(len(pictures))]
         found += under(f"bytes of {name}", [*sizes.of(noise, levels[:1])])

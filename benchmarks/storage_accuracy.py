@@ -105,6 +105,7 @@ def _train(kind: str, seed: int, store: Path, config: AccuracyConfig) -> None:
     """Trains a tower to its last step, or sees that it is. Each on cores of its own, so that its sums are the same."""
     out = config.folder / f"{kind}-{seed}"
     words = ["model=latent-vit-demo", f"data={store}", f"out={out}", f"steps={config.steps}", f"seed={seed}"]
+    config.folder.mkdir(parents=True, exist_ok=True)
     with out.with_name(f"{out.name}.log").open("ab") as log:
         command = [sys.executable, "-m", "train", *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -51,6 +51,16 @@ class Sizes:
         return replace(compared(name, UNIT, [mean], self.plain, "less"), exact=True)
 
 
+def information(latents: Sequence[Latent]) -> Iterator[Figure]:
+    """How many of its eight bits each byte of a float16 is worth, by how often its values come: what no zstd gets below
+    that looks at bytes alone."""
+    both = np.stack(latents).astype("<f2").view(np.uint8).reshape(-1, 2)
+    for name, values in (("low", both[:, 0]), ("high", both[:, 1])):
+        shares = np.bincount(values, minlength=256) / len(values)
+        bits = -float((shares * np.log2(np.where(shares > 0, shares, 1))).sum())
+        yield counted(f"information in {name} bytes of float16", "bits of 8", bits)
+
+
 def member(size: int) -> int:
     """What a member of so many bytes takes in a tar."""
     return BLOCK + size + -size % BLOCK
