@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from encode_pipeline.latents.command import RequestError, Settings
-from encode_pipeline.latents.spec import LatentSpec, Scale, VaeIdentity
+from encode_pipeline.latents.spec import Dtype, LatentSpec, Scale, VaeIdentity
 from encode_pipeline.recipe import ViewRecipe, read_recipe
 from encode_pipeline.sources import split_name
 
@@ -78,9 +78,7 @@ class EncodeConfig(EngineSettings):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="what the VAE computes in; auto is float16 on a GPU and float32 on a CPU"
     )
-    latent_dtype: Literal["float16", "int8"] = Field(
-        "float16", description="what latents are stored as; int8 takes half the bytes, readers give float16 either way"
-    )
+    latent_dtype: Dtype = Field("float16", description="of stored latents; int8 is half the bytes, and read as float16")
     seed: int = Field(0, description="of augmentation and posterior noise")
 
     source: tuple[str, ...] = Field(

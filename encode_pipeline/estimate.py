@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from encode_pipeline.config import EncodeConfig
 from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.commit import SourceShard
+from encode_pipeline.latents.spec import bytes_of
 from encode_pipeline.latents.store import Store
 from encode_pipeline.progress import ends_of_runs
 from encode_pipeline.read import read_samples
@@ -135,19 +136,20 @@ def _samples(source: SourceShard, caption_field: str | None) -> Iterator[Sample]
 
 def _rate(request: PlanRequest) -> Rate:
     if request.views_per_second is not None:
-        return Rate(request.views_per_second, _bytes_per_view(request.image_size), "as said")
+        return Rate(request.views_per_second, _bytes_per_view(request), "as said")
     if request.store and (rate := _rate_of_store(request)):
         return rate
     if request.image_size != 512:
         unknown = f", and {request.store} knows no GPU's rate" if request.store else ""
         raise RequestError(f"image_size={request.image_size}: measured for 512 only{unknown}; say views_per_second=")
-    return MEASURED
+    return replace(MEASURED, bytes_per_view=_bytes_per_view(request))
 
 
-def _bytes_per_view(image_size: int) -> float:
+def _bytes_per_view(request: PlanRequest) -> float:
     """A latent of four channels at an eighth of the picture's side, with what else is in a tar beside it."""
-    beside = MEASURED.bytes_per_view - 4 * 64 * 64 * 2
-    return beside + 4 * (image_size // 8) ** 2 * 2
+    beside = MEASURED.bytes_per_view - bytes_of((4, 64, 64), "float16")
+    side = request.image_size // 8
+    return beside + bytes_of((4, side, side), request.latent_dtype)
 
 
 def _rate_of_store(request: PlanRequest) -> Rate | None:
@@ -161,11 +163,14 @@ def _rate_of_store(request: PlanRequest) -> Rate | None:
         ends = [end for end in ends_of_runs(version.storage) if end.get("gpu_hours")]
         if not ends:
             continue
+        shape, dtype = version.spec.shape, version.spec.dtype
         latents += sum(end["latents_per_second"] * end["seconds"] for end in ends)
         hours += sum(end["gpu_hours"] for end in ends)
         for commit in version.commits(sorted(version.done())[:LOOKED_AT]):
-            size += sum(payload.size for payload in commit.payloads if payload.view is not None)
-            count += commit.encoded * version.spec.views
+            here = commit.encoded * version.spec.views
+            size += sum(payload.size for payload in commit.views)
+            size += here * (bytes_of(shape, request.latent_dtype) - bytes_of(shape, dtype))
+            count += here
     if not (latents and hours and count):
         return None
     how = f"measured in {store.storage.url()}: {latents:,.0f} latents in {hours:.2f} GPU-hours"

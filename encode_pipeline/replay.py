@@ -21,6 +21,7 @@ from encode_pipeline.devices import Kernels
 from encode_pipeline.encoder import LatentEncoder
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.commit import ShardCommit
+from encode_pipeline.latents.quantised import as_read
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.store import Store, Version
 from encode_pipeline.latents.writer import Latent
@@ -183,7 +184,7 @@ def _compare_latents(
     for number, view in made.items():
         noise = posterior_noise(seed_of(spec.seed, commit.shard, request.key, number, "posterior"), spec.shape)
         latent = encoder.encode([view.pixels], [noise]).latents[0]
-        steps[number] = float16_steps(latent, stored[number].latent)
+        steps[number] = float16_steps(as_read(latent, spec), stored[number].latent)
     where = encoder.device.type
     return steps, "identical" if not any(
         steps.values()

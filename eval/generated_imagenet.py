@@ -156,10 +156,13 @@ def spec_of(config: GenerateConfig, data: Version, generator: Generator, labels:
         "names_sha256": digest(labels.names),
         "templates_sha256": digest(labels.templates),
     }
+    if data.spec.dtype != "float16":
+        made["from_dtype"] = data.spec.dtype
     return data.spec.model_copy(
         update={
             "scale": config.scale,
             "compute_dtype": config.dtype,
+            "dtype": "float16",  # whatever the data is stored as: a benchmark is made once, and is small
             "views": 1,
             "recipe": {"generated": made},
             "seed": config.seed,

@@ -57,9 +57,12 @@ def _latent_clip(
         "image_size": spec.image_size,
         "scale": spec.scale,
         "posterior": spec.posterior,
+        "dtype": spec.dtype,
     }
     provenance = {"kind": "latent-clip", **told, "latents": latents}
     reasons = [*_training(told), *unlike_sdxl(spec)]
+    if spec.dtype != "float16":
+        reasons.append(f"trained on latents stored as {spec.dtype}, where the paper's are float16")
     return LatentClip(Loaded(str(told["name"]), address, model, tokenizer, image_parameters, provenance, reasons), spec)
 
 

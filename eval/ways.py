@@ -107,7 +107,11 @@ def _reasons(config: EvaluationConfig, model: LatentClip | PixelClip, stored: St
         reasons.append(f"{left_out} tars were left out when the store was sealed")
     if stored.generated is not None:
         reasons += stored.generated.get("not_comparable", ["what its generator is worth is not recorded"])
-    elif way == "decoded":
+        if dtype := stored.generated.get("from_dtype"):
+            reasons.append(f"generated from latents stored as {dtype}, where the paper's are float16")
+    elif stored.version.spec.dtype != "float16":
+        reasons.append(f"latents stored as {stored.version.spec.dtype}, where the paper's are float16")
+    if stored.generated is None and way == "decoded":
         reasons.append("pictures decoded from latents, where the paper has the pictures themselves")
     if isinstance(model, PixelClip):  # a model of latents says it of its own
         reasons += unlike_sdxl(stored.version.spec)

@@ -36,9 +36,12 @@ def set_trap(monkeypatch: pytest.MonkeyPatch, **trap: object) -> None:
     monkeypatch.setenv(ENVIRONMENT, json.dumps([trap]))
 
 
-def test_ray_commits_what_local_commits(cluster: Cluster, configure: Configure, tmp_path: Path) -> None:
-    local = encode_and_seal(configure(store=str(tmp_path / "local")))
-    on_ray = encode_and_seal(configure(store=str(tmp_path / "ray"), engine="ray"))
+@pytest.mark.parametrize("latent_dtype", ["float16", "int8"])
+def test_ray_commits_what_local_commits(
+    latent_dtype: str, cluster: Cluster, configure: Configure, tmp_path: Path
+) -> None:
+    local = encode_and_seal(configure(store=str(tmp_path / "local"), latent_dtype=latent_dtype))
+    on_ray = encode_and_seal(configure(store=str(tmp_path / "ray"), engine="ray", latent_dtype=latent_dtype))
     assert payload_hashes(local) == payload_hashes(on_ray)
     assert {commit.made_by["device"] for commit in on_ray.commits()} == {"cpu"}
 

@@ -136,10 +136,11 @@ class ZeroShotSet:
 
 
 def check_latents(trained_on: LatentSpec, given: LatentSpec, where: str) -> None:
-    """Refuses latents of another VAE or shape; another scale of the same VAE is converted."""
+    """Refuses latents of another VAE or shape; another scale is converted, and how they are stored is no matter."""
     if given.vae.weights_sha256 != trained_on.vae.weights_sha256 or given.shape != trained_on.shape:
+        unfit = trained_on.model_copy(update={"vae": given.vae, "shape": given.shape})
         raise SpecError(
-            f"{where}: these latents are not the model's: {trained_on.difference(given)} here; "
+            f"{where}: these latents are not the model's: {trained_on.difference(unfit)} here; "
             "take a version that was made as the model's were, or another model"
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from encode_pipeline.latents.spec import SpecError
+from encode_pipeline.latents.spec import LatentSpec, SpecError
 
 LEAST, MOST = -128, 127
 LEVELS = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)
@@ -68,6 +68,14 @@ def dequantise(
     for numbers, channel, found in zip(_levels(zero, step, LEVELS), values.view(np.uint8), out, strict=True):
         np.take(numbers, channel, out=found, mode="clip")
     return out
+
+
+def as_read(latent: npt.NDArray[np.float16], spec: LatentSpec) -> npt.NDArray[np.float16]:
+    """What a store of this kind gives back of a latent."""
+    if spec.dtype == "float16":
+        return latent
+    stored = quantise(latent)
+    return dequantise(stored.values, stored.zero, stored.step)
 
 
 def scales_between(least: Scales, most: Scales) -> tuple[Scales, Scales]:

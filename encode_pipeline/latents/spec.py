@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError, computed_field
@@ -11,11 +12,12 @@ from pydantic import ValidationError, computed_field
 from encode_pipeline.latents.command import RequestError, Settings
 
 FORMATS = {"float16": 1, "int8": 2}
-"""In which format stores of each dtype are written: readers that know less say so."""
+"""By what a store's numbers are: readers that know less refuse it in words."""
 FORMAT_VERSION = max(FORMATS.values())
 FINGERPRINT_LENGTH = 16
 
 Scale = Literal["raw", "model"]
+Dtype = Literal["float16", "int8"]
 
 
 class SpecError(RequestError):
@@ -40,7 +42,7 @@ class LatentSpec(Settings):
     """`raw`: as the encoder gives them. `model`: shifted and scaled as the diffusion model wants them."""
     posterior: Literal["sample", "mean"] = "sample"
     compute_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
-    dtype: Literal["float16", "int8"] = "float16"
+    dtype: Dtype = "float16"
     """Of the numbers in the store. Readers hand out float16; `int8` is what `quantised.py` makes of it."""
     shape: tuple[int, int, int]
     """Channels, height, width."""
@@ -70,9 +72,7 @@ class LatentSpec(Settings):
 
     @property
     def bytes_per_latent(self) -> int:
-        channels, height, width = self.shape
-        numbers = channels * height * width
-        return 2 * numbers if self.dtype == "float16" else numbers + 2 * 4 * channels  # zero and step, in float32
+        return bytes_of(self.shape, self.dtype)
 
     def to_json(self) -> bytes:
         return canonical_json({"fingerprint": self.fingerprint, **self.model_dump(mode="json")}, indent=2)
@@ -120,6 +120,12 @@ class LatentSpec(Settings):
             return f"vae: {ours} against {foreign}"
         mine["vae"].pop("name"), theirs["vae"].pop("name")
         return _difference(mine, theirs) or "nothing"
+
+
+def bytes_of(shape: tuple[int, int, int], dtype: Dtype) -> int:
+    """What a latent takes in a store, without its headers."""
+    numbers = math.prod(shape)
+    return 2 * numbers if dtype == "float16" else numbers + 2 * 4 * shape[0]  # zero and step, in float32
 
 
 Array = TypeVar("Array")
