@@ -85,6 +85,9 @@ def _whole(plan: Plan) -> Iterator[Sequence[str]]:
     yield both("share of it that goes with losses", f"{plan.lost:.1%}")
     yield both("dollars for GPUs", dollars(plan.gpu_hours / (1 - plan.lost) * config.gpu_hour_price))
     yield both("source tars, shards, commits", number(plan.shards))
+    yield both("seconds of a GPU for each", number(plan.shard_seconds))
+    memory = f"{plan.measured['driver']:.0f} MiB"
+    yield both(f"driver's memory, as with {plan.measured['shards']:,.0f} of them", memory)
     yield both("latent tars", number(plan.shards * config.views))
     yield each("bytes of a latent tar", lambda dtype: f"{plan.tar_bytes(dtype) / MB:,.0f} MB")
     yield each("store", lambda dtype: f"{plan.store_bytes(dtype) / TB:,.0f} TB")
