@@ -13,6 +13,7 @@ import pytest
 from benchmarks import requests, scale
 from benchmarks.object_store import ObjectStore, object_store
 from benchmarks.pictures import PictureSet, write_tars
+from benchmarks.reader import NoTokens
 from benchmarks.scale_plan import DTYPES, Plan, ScaleConfig
 from demo.report_machine import ROOT
 from encode_pipeline.config import EncodeConfig
@@ -22,7 +23,9 @@ from encode_pipeline.latents.commit import SourceShard
 from encode_pipeline.latents.storage import Storage
 from encode_pipeline.run import run
 from encode_pipeline.sources import open_source
-from tests.conftest import SIDE
+from tests.conftest import SIDE, Configure, encode_and_seal
+from train.config import TrainConfig
+from train.data import open_data
 
 DOC = ROOT / "docs" / "scale.md"
 
@@ -104,6 +107,22 @@ def test_a_large_source_tar_comes_in_as_many_requests(server: ObjectStore, tmp_p
             tar.drain()
 
     assert in_kinds(server.asked_by(read)) == requests.read(size) + Counter(HEAD=1)
+
+
+def test_every_machine_that_trains_copies_every_shard(
+    server: ObjectStore, configure: Configure, tmp_path: Path
+) -> None:
+    """Two machines with half of each batch: what docs/scale.md says breaks first."""
+    bucket = server.bucket()
+    version = encode_and_seal(configure(store=f"{bucket}/store", views=1))
+    tars = version.manifest().column("size").to_pylist()
+    assert len(tars) == 3
+    for number, rows in enumerate((range(8), range(8, 16))):
+        cache = tmp_path / f"machine{number}"
+        values = {"model": "latent-vit-demo", "data": f"{bucket}/store", "out": tmp_path, "cache": cache}
+        data = open_data(TrainConfig(**values, batch_size=16, steps=3, workers=0), NoTokens())
+        assert sum(len(batch.latents_bchw) for batch in data.batches(0, 3, rows)) == 24
+        assert sorted(path.stat().st_size for path in cache.rglob("*.tar")) == sorted(tars)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
