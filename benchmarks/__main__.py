@@ -12,20 +12,26 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from benchmarks import (
+    augment,
+    commit,
     compare,
     contrast,
+    decode,
+    driver,
     encode,
     memory,
     one_decode,
     overhead,
     pipeline,
     reader,
+    resume,
     scale,
     scale_plan,
     steering,
     storage,
     storage_accuracy,
     training,
+    writer,
 )
 from benchmarks.figures import Measured
 from benchmarks.ratio_picture import draw_ratios
@@ -56,6 +62,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "encode": Benchmark(BenchmarkConfig, encode.measure),
     "pipeline": Benchmark(pipeline.PipelineConfig, pipeline.measure),
     "one-decode": Benchmark(one_decode.OneDecodeConfig, one_decode.measure),
+    "decode": Benchmark(decode.DecodeConfig, decode.measure),
+    "augment": Benchmark(augment.AugmentConfig, augment.measure),
+    "writer": Benchmark(writer.WriterConfig, writer.measure),
+    "commit": Benchmark(commit.CommitConfig, commit.measure),
+    "driver": Benchmark(driver.DriverConfig, driver.measure),
+    "resume": Benchmark(resume.ResumeConfig, resume.measure),
     "overhead": Benchmark(overhead.OverheadConfig, overhead.measure),
     "steering": Benchmark(steering.SteeringConfig, steering.measure),
     "training": Benchmark(training.TrainingConfig, training.measure),
@@ -63,6 +75,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "storage": Benchmark(storage.StorageConfig, storage.measure),
     "storage-accuracy": Benchmark(storage_accuracy.AccuracyConfig, storage_accuracy.measure, None),
     "memory": Benchmark(memory.MemoryConfig, memory.measure, None),
+    "scaling": Benchmark(driver.ScalingConfig, driver.measure_scaling, None),
+    "again": Benchmark(driver.AgainConfig, driver.measure_again, None),
 }
 IN_BENCH = [name for name, benchmark in BENCHMARKS.items() if benchmark.in_bench is not None]
 

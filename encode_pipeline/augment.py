@@ -40,8 +40,12 @@ class ViewMaker:
         with decoded(sample, self.recipe, self._reduction) as picture:
             if isinstance(picture, Rejected):
                 return picture
-            made = tuple(self._augmented(picture, sample.key, view) if view else self._plain(picture) for view in views)
+            made = tuple(self.view(picture, sample.key, number) for number in views)
             return ViewedSample(sample, picture.size, made)
+
+    def view(self, picture: Picture, key: str, number: int) -> View:
+        """One view of a decoded picture."""
+        return self._augmented(picture, key, number) if number else self._plain(picture)
 
     def _reduction(self, width: int, height: int) -> int:
         return reduction_for(self._compose(), self.image_size, width, height)
