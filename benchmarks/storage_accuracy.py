@@ -164,7 +164,7 @@ def _details(
             if ways != ("float16", "float16")
         },
         "of_table1_int8_less_float16": difference(long["int8"], long["float16"]),
-        "of_table1_answers_changed": sum(a != b for a, b in zip(long["int8"], long["float16"], strict=True)),
+        "of_table1_became_right_or_wrong": sum(a != b for a, b in zip(long["int8"], long["float16"], strict=True)),
     }
 
 
