@@ -25,7 +25,11 @@ from benchmarks import (
     pipeline,
     reader,
     resume,
+    scale,
+    scale_plan,
     steering,
+    storage,
+    storage_accuracy,
     training,
     writer,
 )
@@ -71,6 +75,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "steering": Benchmark(steering.SteeringConfig, steering.measure),
     "training": Benchmark(training.TrainingConfig, training.measure),
     "contrast": Benchmark(contrast.ContrastConfig, contrast.measure, {"samples": 4096, "rounds": 1}),
+    "storage": Benchmark(storage.StorageConfig, storage.measure),
+    "storage-accuracy": Benchmark(storage_accuracy.AccuracyConfig, storage_accuracy.measure, None),
     "memory": Benchmark(memory.MemoryConfig, memory.measure, None),
     "scaling": Benchmark(driver.ScalingConfig, driver.measure_scaling, None),
     "again": Benchmark(driver.AgainConfig, driver.measure_again, None),
@@ -186,6 +192,9 @@ VERBS = {
         "two records: which figures changed by more than their noise",
         argument="records",
         show=compare.show,
+    ),
+    "scale": Verb(
+        scale_plan.ScaleConfig, scale.run, "on paper: billions of pictures, from what was measured", show=scale.show
     ),
 }
 
