@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.commit import Payload, ShardCommit, attempt_folder
 from encode_pipeline.latents.reader import LatentShard, ShardError
@@ -23,14 +21,12 @@ from encode_pipeline.latents.spec import LatentSpec, SpecError, digest
 from encode_pipeline.latents.storage import StorageError
 from encode_pipeline.latents.store import Version
 from encode_pipeline.latents.tables import MANIFEST_SCHEMA, rows_of
-from encode_pipeline.latents.writer import key_problem
+from encode_pipeline.latents.writer import is_finite, key_problem
 
 THREADS = 32
 """Shards looked at together: most of the time of an object store goes by waiting for its answers."""
 READERS = 8
 """Of those, shards whose payloads are read."""
-EXPONENT = 0x7C00
-"""Of a float16: all ones in an infinity and in a NaN, and nowhere else."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """On the scratch disk, for a copy to look into."""
 DUPLICATE_KEY = "duplicate_key"
@@ -217,7 +213,7 @@ class _Contents:
             return f"is of version {owner}"
         if record.get("collection", "") != source.collection:
             return f"is of collection {record.get('collection')}"
-        if (shard.latent(index).view(np.uint16) & EXPONENT == EXPONENT).any():  # a third of the time of isfinite
+        if not is_finite(shard.latent(index)):
             return "not finite"
         caption = hashlib.blake2b(shard.caption(index).encode(), digest_size=16).digest()
         samples.captions.append(caption)
