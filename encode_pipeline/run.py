@@ -153,12 +153,18 @@ def _gpus_of_an_encoder(config: EngineSettings) -> float:
 
 def _check_collections(sources: list[SourceShard], version: Version) -> None:
     """A tar keeps the collection that it was first planned in: its name is in every sample."""
-    planned = version.planned()
+    plans = (version.plan(path) for path in sorted(version.plans()))
+    planned = {_identity(source): source.collection for plan in plans for source in plan}
     for source in sources:
-        known = planned.get(source.name)
-        if known is not None and known.collection != source.collection:
-            before, now = (name or "none" for name in (known.collection, source.collection))
+        known = planned.get(_identity(source), source.collection)
+        if known != source.collection:
+            before, now = (name or "none" for name in (known, source.collection))
             raise RequestError(f"{source.uri}: in collection {now} now, in {before} when it was first planned")
+
+
+def _identity(source: SourceShard) -> tuple[str, int, str]:
+    """What a shard's name is made from, and without the making of it as good to find a shard by."""
+    return source.uri, source.size, source.etag
 
 
 def _do(

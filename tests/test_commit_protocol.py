@@ -91,6 +91,28 @@ def test_missing_is_what_has_no_commit(open_store: OpenStore, spec: LatentSpec, 
     assert open_store().version().missing(SOURCES) == [SOURCES[0], SOURCES[2]]
 
 
+def test_commits_come_in_order_and_each_once_however_many_a_thread_reads(
+    open_store: OpenStore, spec: LatentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = open_store().create(spec)
+    made = {}
+    for number in range(23):
+        commit, files = build(version, SourceShard(f"{number * 7 % 23}.tar", number + 1), tmp_path, samples=0)
+        assert version.publish(commit, files)
+        made[commit.shard] = commit
+    for threads, at_once in ((1, 1024), (2, 5), (2, 1024), (32, 1024)):
+        monkeypatch.setattr("encode_pipeline.latents.version.READ_THREADS", threads)
+        monkeypatch.setattr("encode_pipeline.latents.version.COMMITS_AT_ONCE", at_once)
+        assert list(version.commits()) == [made[name] for name in sorted(made)]
+        some = sorted(made)[3:15]
+        assert list(version.commits(reversed(some))) == [made[name] for name in some]
+    damaged = sorted(made)[17]
+    path = f"commits/{damaged}.json"
+    version.storage.replace(path, version.storage.read(path).replace(b'"read": 1', b'"read": 2'))
+    with pytest.raises(StorageError, match=f"{damaged}.json: edited or damaged"):
+        list(version.commits())
+
+
 def test_very_many_commits_take_little_memory(spec: LatentSpec, tmp_path: Path) -> None:
     version = Store(tmp_path / "store").create(spec)
     folder = tmp_path / "store" / version.fingerprint / "commits"

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import webdataset as wds
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from encode_pipeline.latents.reader import LatentShard, ShardError
-from encode_pipeline.latents.spec import FORMAT_VERSION, LatentSpec, SpecError, convert_scale
-from encode_pipeline.latents.writer import ShardWriter, TarSummary, key_problem
+from encode_pipeline.latents.spec import FORMAT_VERSION, LatentSpec, SpecError, canonical_json, convert_scale
+from encode_pipeline.latents.writer import (
+    BLOCK,
+    END_OF_TAR,
+    ShardWriter,
+    TarSummary,
+    is_finite,
+    key_problem,
+    member_header,
+    npy_header,
+)
 
 
 def write(path: Path, spec: LatentSpec, count: int = 5, seed: int = 0) -> TarSummary:
@@ -29,6 +42,49 @@ def test_same_samples_same_bytes(tmp_path: Path, spec: LatentSpec) -> None:
     first, second = write(tmp_path / "a.tar", spec), write(tmp_path / "b.tar", spec)
     assert first.sha256 == second.sha256
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def by_tarfile(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, 0, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=25), st.integers(0, 8**11 - 1))
+@example("x" * 100, 8**11 - 1)
+@example("", 0)
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    assert member_header(name, size) == by_tarfile(name, size)
+
+
+@pytest.mark.parametrize(("name", "size"), [("folder/" + "x" * 94, 1), ("a.npy", 8**11), ("\ud800", 1)])
+def test_headers_say_no_more_than_a_reader_reads(name: str, size: int) -> None:
+    with pytest.raises(ValueError):
+        member_header(name, size)
+
+
+def test_a_shard_is_the_tar_that_its_members_make(tmp_path: Path, spec: LatentSpec) -> None:
+    """Whichever way the writer puts them together, and however a latent lies in memory."""
+    rng = np.random.default_rng(1)
+    latents = [rng.standard_normal(spec.shape).astype(np.float16) for _ in range(3)]
+    latents.append(np.asfortranarray(latents[0])[:, ::-1])
+    captions = ["", "x" * BLOCK, "ünïcode", "a caption"]
+    wanted = b""
+    with ShardWriter(tmp_path / "a.tar", spec) as writer:
+        for number, (latent, caption) in enumerate(zip(latents, captions, strict=True)):
+            writer.add(f"k{number}", latent, caption, {"view": 0})
+            record = canonical_json({"view": 0, "spec": spec.fingerprint})
+            content = {"npy": npy_header(spec) + latent.tobytes(), "txt": caption.encode(), "json": record}
+            for part, data in content.items():
+                wanted += by_tarfile(f"k{number}.{part}", len(data)) + data + bytes(-len(data) % BLOCK)
+    wanted += END_OF_TAR
+    assert (tmp_path / "a.tar").read_bytes() == wanted
+    assert writer.summary == TarSummary(tmp_path / "a.tar", len(wanted), hashlib.sha256(wanted).hexdigest(), 4)
+
+
+def test_every_number_that_is_not_finite_is_seen() -> None:
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    assert [is_finite(numbers[at : at + 1]) for at in range(len(numbers))] == np.isfinite(numbers).tolist()
 
 
 def test_reader_gives_back_any_sample_in_any_order(tmp_path: Path, spec: LatentSpec) -> None:

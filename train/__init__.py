@@ -3,6 +3,7 @@
     config.py      what a run is told; recipes/ holds a YAML file for every model
     stores.py      the stores of a run: do they fit together, and how much of each
     order.py       which sample stands where: numbers alone
+    captions.py    captions into tokens, as OpenCLIP's tokenizer gives them, faster
     prepare.py     a shard made ready: fetched, checked, indexed, tokenised, by processes ahead of need
     open_files.py  room for as many memory maps as that takes
     window.py      the shards that are read at a time, and what stands in for damaged ones

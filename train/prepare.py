@@ -22,6 +22,7 @@ from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.reader import ShardError, map_bytes
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.latents.store import Version
+from train.captions import CaptionTokens
 
 Row = Mapping[str, Any]
 Submit = Callable[[int, Row], Future[None]]
@@ -45,7 +46,7 @@ class ReadyStore:
 
     def __init__(self, version: Version, folder: Path, limit: int, tokenizer: Any) -> None:
         self._cache = ShardCache(version, folder, limit)
-        self._tokenizer, self._mark = tokenizer, tokenizer_mark(tokenizer)
+        self._tokens, self._mark = CaptionTokens(tokenizer), tokenizer_mark(tokenizer)
         self.record = np.dtype([("offset", "<i8"), ("tokens", "<i4", (tokenizer.context_length,))])
 
     def prepare(self, row: Row) -> None:
@@ -64,7 +65,7 @@ class ReadyStore:
                 index["offset"] = shard.offsets
                 for start in range(0, len(shard), CAPTIONS_AT_ONCE):
                     some = range(start, min(start + CAPTIONS_AT_ONCE, len(shard)))
-                    index["tokens"][start : some.stop] = self._tokenizer([shard.caption(number) for number in some])
+                    index["tokens"][start : some.stop] = self._tokens([shard.caption(number) for number in some])
                 self._cache.files.add(name, index.nbytes, lambda path: _save(path, index))
 
     def open(self, row: Row) -> ReadyTar | None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from encode_pipeline.latents.command import CheckFailed
 from encode_pipeline.latents.quantised import Quantised, dequantise, record_type, scales_fault, values_fault
 from encode_pipeline.latents.spec import LatentSpec, SpecError
-from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, MAX_NAME_BYTES, Latent, npy_header
+from encode_pipeline.latents.writer import BLOCK, END_OF_TAR, MAX_NAME_BYTES, Latent, is_finite, npy_header
 
 PARTS = (".npy", ".txt", ".json")
 HEADERS_AT_ONCE = 1536
@@ -24,8 +24,6 @@ HEADERS_AT_ONCE = 1536
 SUM_MASK = np.uint64(0x00FF00FF00FF00FF)
 PIECE = 4096
 """Bytes read at once: mostly the caption, the record and the next latent's header."""
-EXPONENT = 0x7C00
-"""Of a float16: all ones in an infinity and in a NaN, and nowhere else."""
 OCTAL = 8 ** np.arange(5, -1, -1)
 
 
@@ -77,8 +75,7 @@ class LatentShard:
         """What is wrong with the numbers of a latent, or None."""
         if self.spec.dtype == "int8":
             return values_fault(self.quantised(index))
-        # A third of the time of isfinite.
-        return "not finite" if (self.latent(index).view(np.uint16) & EXPONENT == EXPONENT).any() else None
+        return None if is_finite(self.latent(index)) else "not finite"
 
     def caption(self, index: int) -> str:
         start, size = self._members[index, 1].tolist()

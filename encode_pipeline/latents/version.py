@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,6 +39,8 @@ from encode_pipeline.latents.tables import (
 MANIFEST = "manifest.parquet"
 SHARD_LIST = "shards.txt"
 READ_THREADS = 32
+HANDED_OVER = 8
+"""Commits that a thread reads before it is given more: that takes longer than to read one from a disk."""
 LISTED_AT_ONCE = 4000
 
 
@@ -86,7 +89,7 @@ class Version:
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def is_done(self, shard: str) -> bool:
-        return self.storage.exists(f"commits/{shard}.json")
+        return self.storage.exists(_commit_path(shard))
 
     def missing(self, sources: Iterable[SourceShard]) -> list[SourceShard]:
         """Those of the source shards that have no commit yet, in their order."""
@@ -95,19 +98,29 @@ class Version:
         return [source for name, source in named if name not in done]
 
     def commit(self, shard: str) -> ShardCommit:
-        path = f"commits/{shard}.json"
-        where = self.storage.url(path)
-        commit = self.storage.parsed(path, lambda data: ShardCommit.from_json(data, where))
-        if commit.shard != shard or commit.fingerprint != self.fingerprint:
-            raise StorageError(f"{where}: is the commit of {commit.shard} in version {commit.fingerprint}")
-        return commit
+        return self._commit(shard, self.storage.read(_commit_path(shard)))
 
     def commits(self, shards: Iterable[str] | None = None) -> Iterator[ShardCommit]:
         """The commits of some shards, or of all, in order of name; a damaged one is an error."""
         names = sorted(self.done() if shards is None else shards)
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for start in range(0, len(names), COMMITS_AT_ONCE):  # a pool would read them all and keep what nobody took
-                yield from pool.map(self.commit, names[start : start + COMMITS_AT_ONCE])
+                some = names[start : start + COMMITS_AT_ONCE]
+                share = min(HANDED_OVER, -(-len(some) // READ_THREADS))
+                pieces = [some[first : first + share] for first in range(0, len(some), share)]
+                # Threads wait for bytes. Were they to parse them too, they would mostly wait for each other.
+                yield from map(self._commit, some, chain.from_iterable(pool.map(self._read, pieces)))
+
+    def _read(self, shards: Sequence[str]) -> list[bytes]:
+        return [self.storage.read(_commit_path(shard)) for shard in shards]
+
+    def _commit(self, shard: str, data: bytes) -> ShardCommit:
+        path = _commit_path(shard)
+        where = self.storage.url(path)
+        commit = self.storage.parsed(path, lambda data: ShardCommit.from_json(data, where), data)
+        if commit.shard != shard or commit.fingerprint != self.fingerprint:
+            raise StorageError(f"{where}: is the commit of {commit.shard} in version {commit.fingerprint}")
+        return commit
 
     def publish(self, commit: ShardCommit, files: Mapping[str, Path]) -> bool:
         """Publishes a finished shard and commits it. False if another attempt had committed before.
@@ -127,7 +140,7 @@ class Version:
             if not self.is_done(commit.shard):  # else another attempt has won, and `gc` freed this one's files
                 raise
         failpoint("before-commit", commit.shard)
-        created = self.storage.create(f"commits/{commit.shard}.json", commit.to_json())
+        created = self.storage.create(_commit_path(commit.shard), commit.to_json())
         failpoint("after-commit", commit.shard)
         if created:
             return True
@@ -247,3 +260,7 @@ class Version:
             if is_unfinished(path) and place_of(path).removeprefix("commits/").removesuffix(".json") in kept:
                 sizes[path] = size
         return dict(sizes)
+
+
+def _commit_path(shard: str) -> str:
+    return f"commits/{shard}.json"
