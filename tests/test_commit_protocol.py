@@ -113,6 +113,21 @@ def test_commits_come_in_order_and_each_once_however_many_a_thread_reads(
         list(version.commits())
 
 
+def test_a_commit_under_the_name_of_another_is_none(open_store: OpenStore, spec: LatentSpec, tmp_path: Path) -> None:
+    version = open_store().create(spec)
+    for source in SOURCES:
+        assert version.publish(*build(version, source, tmp_path))
+    one, other = (f"commits/{source.name}.json" for source in SOURCES[:2])
+    swapped = {one: version.storage.read(other), other: version.storage.read(one)}
+    for path, data in swapped.items():
+        version.storage.replace(path, data)
+    fault = rf"{SOURCES[0].name}\.json: is the commit of {SOURCES[1].name} in version {spec.fingerprint}"
+    with pytest.raises(StorageError, match=fault):
+        version.commit(SOURCES[0].name)
+    with pytest.raises(StorageError, match=r"\.json: is the commit of "):
+        list(version.commits())
+
+
 def test_very_many_commits_take_little_memory(spec: LatentSpec, tmp_path: Path) -> None:
     version = Store(tmp_path / "store").create(spec)
     folder = tmp_path / "store" / version.fingerprint / "commits"

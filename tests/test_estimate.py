@@ -12,6 +12,8 @@ import pytest
 from encode_pipeline.__main__ import VERBS
 from encode_pipeline.estimate import MEASURED, PlanRequest, estimate
 from encode_pipeline.latents.command import RequestError, build, main
+from encode_pipeline.latents.spec import bytes_of
+from encode_pipeline.latents.store import Store
 from encode_pipeline.records import Sample
 from encode_pipeline.run import run
 from tests.conftest import Configure, samples_in
@@ -88,6 +90,10 @@ def test_the_rate_of_earlier_runs_into_the_store_comes_first(configure: Configur
     assert found["store_bytes"] / found["latents"] == pytest.approx(
         result["bytes"] / (2 * result["samples"]["encoded"]), rel=0.2
     )
+    small = ask(images=1e6, store=config.store, image_size=config.image_size, latent_dtype="int8")
+    shape = Store(config.store).version().spec.shape
+    saved = bytes_of(shape, "float16") - bytes_of(shape, "int8")
+    assert (found["store_bytes"] - small["store_bytes"]) / found["latents"] == pytest.approx(saved, rel=1e-3)
 
 
 def test_what_is_missing_is_said_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

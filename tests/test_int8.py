@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 import webdataset as wds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from encode_pipeline.latents.quantised import LEAST, MOST, Quantised, dequantise
 from encode_pipeline.latents.reader import LatentShard, ShardError
 from encode_pipeline.latents.spec import LatentSpec, SpecError
 from encode_pipeline.latents.writer import Latent, ShardWriter
+from train.quantised import dequantise_rows
+from train.zero_shot import check_latents
 
 LARGEST = 65504
 SMALLEST = 2.0**-24
@@ -72,12 +75,15 @@ def test_every_number_is_within_half_a_step(latent: Latent) -> None:
 
 @given(SPREADS)
 def test_it_is_read_as_the_formula_says(latent: Latent) -> None:
-    """What a plain reader does with the three members, in float32."""
+    """What a plain reader does with the three fields, in float32; so do the trainer's batches."""
     stored = quantise(latent)
     formula = (stored.values * stored.step[:, None, None] + stored.zero[:, None, None]).astype(np.float16)
     assert read(stored).tobytes() == formula.tobytes()
     out = np.empty(latent.shape, np.float16)
     assert dequantise(stored.values, stored.zero, stored.step, out) is out and out.tobytes() == formula.tobytes()
+    rows = torch.empty((2, *latent.shape), dtype=torch.float16)
+    dequantise_rows(np.frombuffer(stored.to_bytes() * 2, np.uint8).reshape(2, -1).copy(), rows)
+    assert rows.numpy().tobytes() == 2 * formula.tobytes()
 
 
 @pytest.mark.parametrize("number", [0.0, -0.0, SMALLEST, -SMALLEST, 0.1, LARGEST, -LARGEST])
@@ -176,6 +182,30 @@ def test_a_damaged_scale_is_named(kind: str, int8: LatentSpec, tmp_path: Path) -
     assert str(error.value) == f"{tmp_path / 'broken.tar'}: {says}"
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 10), (16, 4, 4), (600, 2, 2)])
+def test_any_number_of_channels(shape: tuple[int, int, int], int8: LatentSpec, tmp_path: Path) -> None:
+    """Of many, the scales are longer than what else is read of a tar at once."""
+    other = int8.model_copy(update={"shape": shape})
+    latents = write(tmp_path / "a.tar", other)
+    with LatentShard(tmp_path / "a.tar", other) as shard:
+        for index, latent in enumerate(latents):
+            assert shard.latent(index).tobytes() == read(quantise(latent)).tobytes() and shard.fault(index) is None
+
+
+@pytest.mark.parametrize("sample", [511, 512, 1029])
+def test_a_damaged_scale_is_named_in_a_long_tar(sample: int, int8: LatentSpec, tmp_path: Path) -> None:
+    """Headers are checked many at a time: the sample stands at the end of some, at the beginning, among the last."""
+    small = int8.model_copy(update={"shape": (2, 2, 3)})
+    write(tmp_path / "a.tar", small, count=1030)
+    with LatentShard(tmp_path / "a.tar", small) as shard:
+        offset = int(shard.offsets[sample])
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[offset : offset + 4] = np.float32(np.nan).tobytes()
+    (tmp_path / "broken.tar").write_bytes(data)
+    with pytest.raises(ShardError, match=rf": {sample:09d}\.npy: damaged: a scale that is not finite$"):
+        LatentShard(tmp_path / "broken.tar", small)
+
+
 def test_most_flips_of_a_scale_are_seen_without_a_hash(int8: LatentSpec) -> None:
     seen = []
     for latent in latents_of(int8.model_copy(update={"shape": (4, 64, 64)}), 20):
@@ -221,3 +251,10 @@ def test_a_reader_of_before_says_what_to_do(int8: LatentSpec, monkeypatch: pytes
     monkeypatch.setattr(latent_spec, "FORMAT_VERSION", 1)
     with pytest.raises(SpecError, match=r"^here: written in format 2, this reader knows up to 1; update$"):
         LatentSpec.from_json(int8.to_json(), "here")
+
+
+def test_a_model_takes_either_kind_and_is_told_what_else_is_wrong(spec: LatentSpec, int8: LatentSpec) -> None:
+    check_latents(spec, int8, "here")
+    check_latents(int8, spec, "here")
+    with pytest.raises(SpecError, match=r"^here: these latents are not the model's: shape: \[4, 8, 8\] against"):
+        check_latents(spec, int8.model_copy(update={"shape": (4, 16, 16)}), "here")

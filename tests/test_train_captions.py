@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from encode_pipeline.read import MAX_TEXT_BYTES
 from tests.steered_runs import published
-from train import captions
+from train import captions, tokenizer
 from train.captions import CaptionTokens
+from train.tokenizer import BoundedTokenizer, merged
 
 OWN = open_clip.SimpleTokenizer(context_length=32)
-TOKENS = CaptionTokens(OWN)
+TOKENS = CaptionTokens(BoundedTokenizer(context_length=32))
 PIECES = [
     *("dog", "Dog's", "DON'T", "we'll", "a.b,c!", "3.14", "2022-01-05", "http://x.org/?a=1&b=2", "<start_of_text>"),
     *("<END_OF_TEXT>", "&amp;", "&amp;amp;", "&amp;amp;lt;", "&lt", "&#x27;", "&EACUTE;", "&notit", "<b>", "&"),
@@ -87,19 +90,66 @@ def test_of_the_benchmarks_prompts() -> None:
     check([json.loads(line)["prompt"] for line in geneval.read_text().splitlines()])
 
 
-def test_no_memory_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("length", [5, 30, 300])
+def test_no_memory_grows_without_end(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of words, nor of the runs of letters in them, be they short or long."""
     monkeypatch.setattr(captions, "WORDS_KEPT", 20)
-    own = open_clip.SimpleTokenizer(context_length=16)
-    cached = dict(own.cache)
-    tokens = CaptionTokens(own)
+    monkeypatch.setattr(tokenizer, "RUNS_KEPT", 20)
+    bounded = BoundedTokenizer(context_length=16)
+    tokens = CaptionTokens(bounded)
     for start in range(0, 90, 3):
-        texts = [f"n{number} <start_of_text> {'long' * number}" for number in range(start, start + 3)]
+        runs = [f"n{chr(97 + number // 26)}{chr(97 + number % 26)}".ljust(length, "o") for number in range(start, start + 3)]
+        texts = [f"{run} <start_of_text> {run}.5,{run} &amp;lt;{run}" for run in runs]
         check(texts, tokens, own=open_clip.SimpleTokenizer(context_length=16))
     assert tokens._words is not None
-    assert len(tokens._words) <= 20
-    assert len(tokens._words._tokenizer.cache) <= 3 * 20
-    assert max(map(len, tokens._words)) <= captions.LONGEST_KEPT
-    assert own.cache == cached
+    for memory in (tokens._words, bounded.cache):
+        assert len(memory) <= 20 and max(map(len, memory)) <= tokenizer.LONGEST_KEPT
+
+
+LETTERS = [*"abenrst", "aaaaaaaa", "the", "ing", "er", "</w>", *map(chr, range(256, 260))]
+
+
+@given(st.one_of(st.lists(st.sampled_from(LETTERS), min_size=1, max_size=120).map("".join), st.text("an", min_size=1)))
+@settings(max_examples=500, deadline=None)
+def test_a_run_of_letters_falls_into_the_parts_that_openclip_finds(letters: str) -> None:
+    OWN.cache.pop(letters, None)
+    assert merged(letters, OWN.bpe_ranks) == OWN.bpe(letters).split(" ")
+
+
+def test_merges_in_any_order_are_those_of_openclip() -> None:
+    """Also of ranks that no training gives, where a part can be made in two ways and merged again before the rest."""
+    own = copy(OWN)
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        known = ["a", "b", "c", "a</w>", "b</w>", "c</w>"]
+        pairs: list[tuple[str, str]] = []
+        for _ in range(30):
+            one, other = rng.choice([part for part in known if "<" not in part]), rng.choice(known)
+            pairs.append((str(one), str(other)))
+            known.append(f"{one}{other}")
+        own.bpe_ranks = {pairs[number]: rank for rank, number in enumerate(rng.permutation(len(pairs)))}
+        for _ in range(10):
+            letters = "".join(rng.choice(list("abc"), rng.integers(1, 40)))
+            own.cache = {}
+            assert merged(letters, own.bpe_ranks) == own.bpe(letters).split(" ")
+
+
+def test_a_word_of_any_length_takes_no_more_than_its_share() -> None:
+    """Of a hostile caption, as long as the encoder lets one be, each letter is looked at a few times."""
+
+    class Counting(dict[tuple[str, str], int]):
+        asked = 0
+
+        def get(self, *wanted: Any) -> Any:
+            self.asked += 1
+            return super().get(*wanted)
+
+    letters = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), MAX_TEXT_BYTES))
+    for word in (letters, "a" * MAX_TEXT_BYTES):
+        ranks = Counting(OWN.bpe_ranks)
+        merged(word, ranks)
+        assert 0 < ranks.asked < 6 * len(word)
+    check([letters[:3000], "a" * 3000, f"x{letters[:2000]} y"])
 
 
 def test_it_goes_to_worker_processes_as_it_is() -> None:
@@ -115,5 +165,6 @@ def test_it_goes_to_worker_processes_as_it_is() -> None:
 def test_another_kind_of_tokenizer_is_asked_itself(settings: dict[str, Any]) -> None:
     other = open_clip.SimpleTokenizer(context_length=32, **settings)
     texts = ["Dogs, & two words of it", "CAFÉ"]
-    assert np.array_equal(CaptionTokens(other)(texts), other(texts).numpy())
-    assert CaptionTokens(other)._words is None
+    tokens = CaptionTokens(BoundedTokenizer(context_length=32, **settings))
+    assert np.array_equal(tokens(texts), other(texts).numpy())
+    assert tokens._words is None

@@ -32,6 +32,7 @@ from tests.latent_stores import latent_store
 from tests.traps import wait_for
 from train.config import TrainConfig
 from train.data import Batch, LatentData, open_data
+from train.tokenizer import BoundedTokenizer
 from train.window import OpenWindow
 
 __all__ = ["faulty", "faulty_server"]
@@ -63,7 +64,7 @@ def config_of(data: Any, out: Path, **changes: Any) -> TrainConfig:
 
 
 def opened(data: Any, out: Path, **changes: Any) -> LatentData:
-    return open_data(config_of(data, out, **changes), TOKENIZER)
+    return open_data(config_of(data, out, **changes), BoundedTokenizer(context_length=TOKENIZER.context_length))
 
 
 def read(data: LatentData, first: int, last: int, rows: range | None = None) -> list[Batch]:
@@ -193,7 +194,7 @@ def test_tokens_are_the_tokenizers_own(tmp_path: Path, spec: LatentSpec, workers
 
 def test_another_tokenizer_has_tokens_of_its_own(store: Version, tmp_path: Path) -> None:
     read(opened(store, tmp_path / "out"), 0, 1)
-    longer = open_clip.SimpleTokenizer(context_length=20, clean="whitespace")
+    longer = BoundedTokenizer(context_length=20, clean="whitespace")
     (batch,) = read(open_data(config_of(store, tmp_path / "out"), longer), 0, 1)
     (shorter,) = read(opened(store, tmp_path / "out"), 0, 1)
     assert batch.tokens_bl.shape == (8, 20) and shorter.tokens_bl.shape == (8, 16)

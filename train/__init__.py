@@ -3,10 +3,12 @@
     config.py      what a run is told; recipes/ holds a YAML file for every model
     stores.py      the stores of a run: do they fit together, and how much of each
     order.py       which sample stands where: numbers alone
-    captions.py    captions into tokens, as OpenCLIP's tokenizer gives them, faster
+    tokenizer.py   OpenCLIP's tokenizer, for words of any length
+    captions.py    captions into tokens, as the tokenizer gives them, faster
     prepare.py     a shard made ready: fetched, checked, indexed, tokenised, by processes ahead of need
     open_files.py  room for as many memory maps as that takes
     window.py      the shards that are read at a time, and what stands in for damaged ones
+    quantised.py   latents of an int8 store, as a batch wants them
     data.py        manifest -> batches, the same ones for the same seed, from any step on
     model.py       an OpenCLIP model whose vision stem takes the store's latents
     text_tower.py  a text tower that begins where another OpenCLIP model ended

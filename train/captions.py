@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 from open_clip.tokenizer import get_clean_fn
+
+from train.tokenizer import LONGEST_KEPT, BoundedTokenizer
 
 WORDS_KEPT = 1 << 17
 """Some 30 MB. Then all are forgotten: the usual ones are soon back."""
-LONGEST_KEPT = 64
-"""Letters of a word that is kept."""
 
 
 class CaptionTokens:
@@ -24,16 +22,16 @@ class CaptionTokens:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._words = _Words(tokenizer) if _goes_by_words(tokenizer) else None
 
     def __call__(self, captions: list[str]) -> npt.NDArray[np.integer[Any]]:
         """A row for each caption, as long as the tokenizer's context."""
         if self._words is None:
-            return np.asarray(self._tokenizer(captions))
-        length = self._tokenizer.context_length
+            return np.asarray(self.tokenizer(captions))
+        length = self.tokenizer.context_length
         size = 4 * length
-        begin, end = _as_bytes([self._tokenizer.sot_token_id]), _as_bytes([self._tokenizer.eot_token_id])
+        begin, end = _as_bytes([self.tokenizer.sot_token_id]), _as_bytes([self.tokenizer.eot_token_id])
         rows = (begin + self._words.of(caption) + end for caption in captions)
         data = b"".join(row.ljust(size, b"\0") if len(row) <= size else row[: size - 4] + end for row in rows)
         return np.frombuffer(data, "<i4").reshape(-1, length)
@@ -42,10 +40,9 @@ class CaptionTokens:
 class _Words(dict[str, bytes]):
     """The tokens of words, made when they are first asked for. A KeyError if a word means something else alone."""
 
-    def __init__(self, tokenizer: open_clip.SimpleTokenizer) -> None:
+    def __init__(self, tokenizer: BoundedTokenizer) -> None:
         super().__init__()
-        self._tokenizer = copy(tokenizer)  # with a memory of its own, which else never ends growing
-        self._forget()
+        self._tokenizer = tokenizer
 
     def of(self, text: str) -> bytes:
         """The tokens of a text."""
@@ -63,21 +60,16 @@ class _Words(dict[str, bytes]):
             raise KeyError(word)  # `&amp;lt;` in a clean text would be cleaned once more
         tokens = _as_bytes(self._tokenizer.encode(word))
         if len(self) >= WORDS_KEPT:
-            self._forget()
+            self.clear()
         if len(word) <= LONGEST_KEPT:
             self[word] = tokens
         return tokens
-
-    def _forget(self) -> None:
-        self.clear()
-        special = [self._tokenizer.decoder[number] for number in self._tokenizer.all_special_ids]
-        self._tokenizer.cache = {word: word for word in special}
 
 
 def _goes_by_words(tokenizer: Any) -> bool:
     """Whether it is OpenCLIP's own, as it is by default."""
     return (
-        type(tokenizer) is open_clip.SimpleTokenizer
+        type(tokenizer) is BoundedTokenizer
         and tokenizer.clean_fn is get_clean_fn("lower")
         and tokenizer.reduction_fn is None
         and not any(" " in tokenizer.decoder[number] for number in tokenizer.all_special_ids)

@@ -20,6 +20,7 @@ from torch import Tensor
 from encode_pipeline.latents.command import CheckFailed, RequestError
 from encode_pipeline.latents.spec import digest
 from encode_pipeline.latents.store import Version
+from train.captions import CaptionTokens
 from train.config import TrainConfig
 from train.open_files import allow_open_files
 from train.order import Numbers, Piece, Shares, Stream, Window
@@ -53,7 +54,8 @@ class LatentData:
         """Rows so far, on this rank, that others fill because their shard is damaged."""
         self._stores, self._config = stores, config
         folder, limit = config.cache or config.out / "cache", int(config.cache_gb * 1e9)
-        self._ready = [ReadyStore(store.version, folder, limit, tokenizer) for store in stores]
+        tokens = CaptionTokens(tokenizer)  # one for all stores, with one memory
+        self._ready = [ReadyStore(store.version, folder, limit, tokens) for store in stores]
         mixed = config.views == "mixed"
         self._streams = [
             Stream(store.sizes, store.version.spec.views, mixed, config.mix, [config.seed, number])

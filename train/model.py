@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from encode_pipeline.latents.command import RequestError, build, nearest
 from encode_pipeline.latents.spec import LatentSpec
 from train.config import Architecture
+from train.tokenizer import BoundedTokenizer
 
 SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0
 """Where SigLIP's logits start, by its paper."""
@@ -109,12 +110,12 @@ def _replace_stem(visual: nn.Module, channels: int) -> None:
     setattr(visual.get_submodule(parent), last, new)
 
 
-def tokenizer_for(architecture: Architecture) -> open_clip.SimpleTokenizer | HFTokenizer:
+def tokenizer_for(architecture: Architecture) -> BoundedTokenizer | HFTokenizer:
     """OpenCLIP's byte-pair tokenizer at the model's context length, or the Hugging Face one that its config names."""
     text = _part(CLIPTextCfg, architecture.text_cfg, "text_cfg")
     more = text.tokenizer_kwargs or {}
     if not text.hf_tokenizer_name:
-        return open_clip.SimpleTokenizer(context_length=text.context_length, **more)
+        return BoundedTokenizer(context_length=text.context_length, **more)
     try:
         return HFTokenizer(
             text.hf_tokenizer_name,

@@ -44,10 +44,10 @@ class ReadyTar:
 class ReadyStore:
     """The shards of a store, each with a file beside it in the cache that holds places and tokens."""
 
-    def __init__(self, version: Version, folder: Path, limit: int, tokenizer: Any) -> None:
+    def __init__(self, version: Version, folder: Path, limit: int, tokens: CaptionTokens) -> None:
         self._cache = ShardCache(version, folder, limit)
-        self._tokens, self._mark = CaptionTokens(tokenizer), tokenizer_mark(tokenizer)
-        self.record = np.dtype([("offset", "<i8"), ("tokens", "<i4", (tokenizer.context_length,))])
+        self._tokens, self._mark = tokens, tokenizer_mark(tokens.tokenizer)
+        self.record = np.dtype([("offset", "<i8"), ("tokens", "<i4", (tokens.tokenizer.context_length,))])
 
     def prepare(self, row: Row) -> None:
         """Makes the shard of a manifest row ready, unless somebody has; a damaged one is a ShardError or SpecError."""

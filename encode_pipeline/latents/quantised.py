@@ -1,4 +1,4 @@
-"""A latent in a byte a number: of each channel, the least and the most are kept, and 254 steps between them.
+"""A latent in a byte a number: of each channel, the least and the most are kept, and 254 numbers between them.
 
 A number is read as `zero + step * value`, in float32, and rounded to float16. The three lie in one `.npy`, as a
 record: where they are in two members, a copy of one without the other means something else.

@@ -23,7 +23,7 @@ HEADERS_AT_ONCE = 1536
 """Of whole samples, gathered and summed up together: more would not stay in a core's cache."""
 SUM_MASK = np.uint64(0x00FF00FF00FF00FF)
 PIECE = 4096
-"""Bytes read at once: mostly the caption, the record and the next latent's header."""
+"""Bytes read at once, at least: mostly the caption, the record and the next latent's header."""
 OCTAL = 8 ** np.arange(5, -1, -1)
 
 
@@ -153,7 +153,7 @@ class LatentShard:
         piece, at = b"", 0
         while position + BLOCK <= total:
             if len(piece) < at + wanted:
-                piece, at = os.pread(file, PIECE, position), 0
+                piece, at = os.pread(file, max(PIECE, wanted), position), 0
             try:
                 size = int(piece[at + 124 : at + 136].rstrip(b"\0 "), 8)
             except ValueError:
