@@ -102,7 +102,7 @@ MEASURED = {
         )
         for model in MODELS
     },
-    "tasks": _of(_DRIVER, "driver", "figures", "this pipeline", what="tars a second that the driver gives out"),
+    "tasks": _of(_DRIVER, "driver", "figures", "this driver", what="tars a second that the driver gives out"),
     "actors": _of(_DRIVER, "driver", "settings", "actors", what="actors that it was measured with"),
     "shards": _of(_AGAIN, "again", "settings", "shards", what="tars that the rest was measured with"),
     "driver": _of(_AGAIN, "again", "figures", "run: memory", what="MiB of the driver's memory, when all are done"),
