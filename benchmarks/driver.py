@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks.figures import Figure, Measured, compared, counted
+from benchmarks.figures import Figure, Measured, compared, measured_once
 from benchmarks.paired import Spent, compare
 from benchmarks.settings import BenchmarkConfig
 from demo.report_machine import ROOT
@@ -45,7 +45,7 @@ def measure(config: DriverConfig) -> Measured:
     """Shards a second that a driver gives out and hears of, with its log and its count of everything."""
     found = apart("driver", config)
     spent = {way: [Spent(*turn) for turn in turns] for way, turns in found["spent"].items()}
-    peak = counted("this pipeline: memory above start", "MiB", found["peak_above_start_mib"], "less")
+    peak = measured_once("this pipeline: memory above start", "MiB", found["peak_above_start_mib"])
     details = {"actors": config.actors, "shards_a_turn": found["shards_a_turn"], "peak_mib": found["peak_mib"]}
     return Measured((*compare(found["shards_a_turn"], spent, "shards"), peak), details)
 
@@ -63,11 +63,11 @@ def measure_again(config: AgainConfig) -> Measured:
     """Seconds and memory of the run's command when all is done, and of `status`: each from its start to its end."""
     found = apart("again", config)
     figures = [
-        counted(f"{command}: {what}", unit, found[command][what], "less")
+        measured_once(f"{command}: {what}", unit, found[command][what])
         for command in ("run", "status")
         for what, unit in (("time", "seconds"), ("memory", "MiB"))
     ]
-    figures.append(counted("finding the tars", "seconds", found["finding_the_tars"], "less"))
+    figures.append(measured_once("finding the tars", "seconds", found["finding_the_tars"]))
     return Measured(tuple(figures), {"shards": config.shards})
 
 

@@ -93,6 +93,11 @@ def counted(name: str, unit: str, value: float, better: Better = "neither") -> F
     return Figure(name, unit, (float(value),), better, exact=True)
 
 
+def measured_once(name: str, unit: str, value: float, better: Better = "less") -> Figure:
+    """What took too long, or was seen in passing, and so states no noise of its own."""
+    return Figure(name, unit, (float(value),), better)
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """The median, and the least and the most, which are what a figure states as its noise."""
     return {

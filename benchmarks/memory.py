@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks.figures import Figure, Measured
+from benchmarks.figures import Measured, measured_once
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.pipeline import posterior_of
 from benchmarks.process import MEBIBYTE
@@ -51,10 +51,10 @@ def measure(config: MemoryConfig) -> Measured:
     left = [value / MEBIBYTE for value in many["after_each_shard"]]
     gigabytes = f"a tar of {size / 1e9:.3g} GB"
     figures = (
-        once(f"{gigabytes}, at most", one["peak_above"] / MEBIBYTE),
-        once(f"{config.shards} tars, at most", many["peak_above"] / MEBIBYTE),
-        once("after the second tar", left[min(1, len(left) - 1)]),
-        once("after the last tar", left[-1]),
+        measured_once(f"{gigabytes}, at most", UNIT, one["peak_above"] / MEBIBYTE),
+        measured_once(f"{config.shards} tars, at most", UNIT, many["peak_above"] / MEBIBYTE),
+        measured_once("after the second tar", UNIT, left[min(1, len(left) - 1)]),
+        measured_once("after the last tar", UNIT, left[-1]),
     )
     details = {
         "libraries_mib": round(one["libraries"] / MEBIBYTE, 1),
@@ -62,10 +62,6 @@ def measure(config: MemoryConfig) -> Measured:
         "after_each_mib": [round(value, 1) for value in left],
     }
     return Measured(figures, details)
-
-
-def once(name: str, mebibytes: float) -> Figure:
-    return Figure(name, UNIT, (mebibytes,), "less")
 
 
 def _encode(config: MemoryConfig, root: Path, source: str, pictures: int) -> dict[str, Any]:

@@ -76,46 +76,52 @@ class Source:
         return float(content)
 
 
-_GPU, _FLEET, _READER = "gpu-h200.json", "fleet-2-cores.json", "reader-2-cores.json"
+_GPU, _AGAIN, _DRIVER, _BENCH = "gpu-h200.json", "again-2-cores.json", "driver-2-cores.json", "bench-2-cores.json"
+
+
+def _of(file: str, benchmark: str, *path: str, what: str) -> Source:
+    return Source(file, ("benchmarks", benchmark, *path), what)
+
+
 MEASURED = {
-    "views": Source(
-        _GPU, ("results", "gpu", "pipeline", "views_per_second"), "views a second of one H200, tars to shards"
+    "views": _of(
+        _GPU, "gpu", "details", "pipeline", "views_per_second", what="views a second of one H200, tars to shards"
     ),
-    "bytes": Source(_GPU, ("results", "gpu", "pipeline", "bytes"), "bytes of the shards that it made"),
-    "encoded": Source(
-        _GPU, ("results", "gpu", "pipeline", "samples", "encoded"), "pictures in them, in four views each"
-    ),
-    "decode": Source(
-        _GPU, ("results", "gpu", "decode", "4 threads"), "views a second decoded and augmented by 4 threads"
+    "bytes": _of(_GPU, "gpu", "details", "pipeline", "last_run", "bytes", what="bytes of the shards that it made"),
+    "encoded": _of(_GPU, "gpu", "details", "pipeline", "pictures", what="pictures in them, in four views each"),
+    "decode": _of(
+        _GPU, "gpu", "details", "decode", "4 threads", what="views a second decoded and augmented by 4 threads"
     ),
     **{
-        model: Source(
+        model: _of(
             _GPU,
-            ("results", "gpu", "train", model, "samples_per_second"),
-            f"samples a second that one H200 trains {model} on",
+            "gpu",
+            "figures",
+            f"train {model}, batch 1024: a step in OpenCLIP's way",
+            what=f"samples a second that one H200 trains {model} on, in OpenCLIP's way",
         )
         for model in MODELS
     },
-    "tasks": Source(
-        _FLEET, ("results", "fleet", "driver", "tasks_per_second"), "tars a second that the driver gives out"
+    "tasks": _of(_DRIVER, "driver", "figures", "this driver", what="tars a second that the driver gives out"),
+    "actors": _of(_DRIVER, "driver", "settings", "actors", what="actors that it was measured with"),
+    "shards": _of(_AGAIN, "again", "settings", "shards", what="tars that the rest was measured with"),
+    "driver": _of(_AGAIN, "again", "figures", "run: memory", what="MiB of the driver's memory, when all are done"),
+    "resume": _of(
+        _AGAIN, "again", "figures", "run: time", what="seconds until a finished run knows that it is, on disk"
     ),
-    "shards": Source(_FLEET, ("results", "fleet", "shards"), "tars that it was measured with"),
-    "actors": Source(_FLEET, ("results", "fleet", "actors"), "actors that it was measured with"),
-    "driver": Source(_FLEET, ("results", "fleet", "driver", "peak_mib"), "MiB of its memory at most"),
-    "resume": Source(
-        _FLEET,
-        ("results", "fleet", "resume", "run_again_seconds"),
-        "seconds until a finished run knows that it is, on disk",
+    "read": _of(
+        _BENCH,
+        "reader",
+        "figures",
+        "batches, random order",
+        what="samples a second in batches, from memory, one process",
     ),
-    "read": Source(
-        _READER,
-        ("results", "reader", "ways", "batches, random order", "per_second", "median"),
-        "samples a second in batches, from memory, one process",
-    ),
-    "tokenised": Source(
-        _READER,
-        ("results", "reader", "ways", "first epoch: check, index, tokenise", "per_second", "median"),
-        "samples a second checked, indexed and tokenised, one process",
+    "tokenised": _of(
+        _BENCH,
+        "reader",
+        "figures",
+        "first epoch: check, index, tokenise",
+        what="samples a second checked, indexed and tokenised, one process",
     ),
 }
 

@@ -14,7 +14,7 @@ from open_clip_train.train import train_one_epoch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmarks.figures import Figure, Measured, counted
+from benchmarks.figures import Figure, Measured, measured_once
 from benchmarks.paired import paired
 from benchmarks.settings import BenchmarkConfig
 from encode_pipeline.config import PositiveInt
@@ -71,7 +71,7 @@ def measure(config: TrainingConfig) -> Measured:
     rates = paired(ways, config.rounds)
     scale = flops / 1e12
     work = [Figure(f"{rate.name}, work", "TFLOP a second", tuple(scale * r for r in rate.rounds)) for rate in rates]
-    memory = [counted(f"{name}, at most", "GB of GPU memory", peak, "less") for name, peak in peaks.items()]
+    memory = [measured_once(f"{name}, at most", "GB of GPU memory", peak) for name, peak in peaks.items()]
     return Measured((*rates, *work, *memory), {"weights": "random: speeds are comparable"})
 
 
