@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Sequence
 from copy import copy
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ def test_no_memory_grows_without_end(length: int, monkeypatch: pytest.MonkeyPatc
     bounded = BoundedTokenizer(context_length=16)
     tokens = CaptionTokens(bounded)
     for start in range(0, 90, 3):
-        runs = [f"n{chr(97 + number // 26)}{chr(97 + number % 26)}".ljust(length, "o") for number in range(start, start + 3)]
+        pairs = (divmod(number, 26) for number in range(start, start + 3))
+        runs = [f"n{ascii_lowercase[one]}{ascii_lowercase[other]}".ljust(length, "o") for one, other in pairs]
         texts = [f"{run} <start_of_text> {run}.5,{run} &amp;lt;{run}" for run in runs]
         check(texts, tokens, own=open_clip.SimpleTokenizer(context_length=16))
     assert tokens._words is not None
@@ -144,7 +146,7 @@ def test_a_word_of_any_length_takes_no_more_than_its_share() -> None:
             self.asked += 1
             return super().get(*wanted)
 
-    letters = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), MAX_TEXT_BYTES))
+    letters = "".join(np.random.default_rng(0).choice(list(ascii_lowercase), MAX_TEXT_BYTES))
     for word in (letters, "a" * MAX_TEXT_BYTES):
         ranks = Counting(OWN.bpe_ranks)
         merged(word, ranks)

@@ -113,7 +113,7 @@ class ReadyStore:
 
 
 def tokenizer_mark(tokenizer: Any) -> str:
-    """Equal for tokenizers that turn captions into the same tokens."""
+    """Equal only for tokenizers that turn captions into the same tokens."""
     words = tokenizer.encoder if hasattr(tokenizer, "encoder") else tokenizer.tokenizer.get_vocab()
     about = [type(tokenizer).__qualname__, open_clip.__version__, tokenizer.context_length]
     return digest([*about, digest(words), tokenizer(PROBE).tolist()])

@@ -15,7 +15,7 @@ LONGEST_KEPT = 64
 
 
 class BoundedTokenizer(open_clip.SimpleTokenizer):
-    """OpenCLIP's own, but for its time, which goes with the square of a word's length, and its memory, without end."""
+    """OpenCLIP's own. There, time goes with the square of a word's length, and memory grows without end."""
 
     def bpe(self, token: str) -> str:
         """The parts of a run of letters, with spaces between them."""
