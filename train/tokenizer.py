@@ -17,9 +17,11 @@ LONGEST_KEPT = 64
 class BoundedTokenizer(open_clip.SimpleTokenizer):
     """OpenCLIP's own. There, time goes with the square of a word's length, and memory grows without end."""
 
+    cache: dict[str, str]
+
     def bpe(self, token: str) -> str:
         """The parts of a run of letters, with spaces between them."""
-        known: str | None = self.cache.get(token)
+        known = self.cache.get(token)
         if known is None:
             known = " ".join(merged(token, self.bpe_ranks))
             if len(self.cache) >= RUNS_KEPT:
