@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import open_clip
 
 RUNS_KEPT = 1 << 17
-"""Runs of letters whose tokens are remembered. Then all are forgotten: the usual ones are soon back."""
+"""Runs of letters whose parts are remembered, in some 25 MB. Then all are forgotten: the usual ones are soon back."""
 LONGEST_KEPT = 64
 """Letters of a run, or of a word, that is remembered."""
 
