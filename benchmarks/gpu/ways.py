@@ -24,32 +24,15 @@ class Way:
     """Memory that opening it and a first turn took, above what others hold."""
 
 
-def opened(
-    part: str,
-    name: str,
-    open_it: Callable[[], Work],
-    notes: Notes,
-    device: torch.device,
-    may_be_too_large: bool = False,
-) -> list[Way]:
-    """The way after a first turn, which is not timed; nothing where it failed, with the reason in the notes."""
-    whole = f"{part}: {name}"
+def opened(part: str, name: str, open_it: Callable[[], Work], notes: Notes, device: torch.device) -> list[Way]:
+    """The way after a first turn, which is not timed; none where that failed, with the reason in the notes."""
     peak = PeakMemory(device)
     try:
         work = open_it()
         work()
         wait_for(device)
-    except ImportError as error:
-        notes.left_out[whole] = f"needs what is not installed here: {error}"
-        return []
-    except torch.OutOfMemoryError as error:
-        if may_be_too_large:
-            notes.left_out[whole] = "out of memory"
-        else:
-            notes.fail(whole, error)
-        return []
     except Exception as error:  # of compilers, drivers and libraries: the other ways go on
-        notes.fail(whole, error)
+        notes.give_up(f"{part}: {name}", error)
         return []
     return [Way(name, work, peak.gigabytes())]
 
@@ -75,7 +58,7 @@ def rates_of(
                 wait_for(device)
                 rates[way.name].append(done / (time.perf_counter() - started))
             except Exception as error:
-                notes.fail(f"{part}: {way.name}", error)
+                notes.give_up(f"{part}: {way.name}", error)
                 del rates[way.name]
     return {name: tuple(values) for name, values in rates.items()}
 
