@@ -31,7 +31,7 @@ from encode_pipeline.run_local import run_local
 
 class OverheadConfig(BenchmarkConfig):
     vae: str = Field(str(VAE), description="a diffusers VAE")
-    pictures: PositiveInt = Field(16, description="pictures in the tar")
+    pictures: PositiveInt = Field(48, description="pictures in the tar")
     side: PositiveInt = Field(1024, description="side of the pictures, JPEGs")
     views: PositiveInt = Field(4, description="views a picture")
     image_size: PositiveInt = Field(512, description="side of a view")

@@ -20,11 +20,11 @@ def requests_of_a_shard(source_bytes: float, tar_bytes: float, views: int) -> Co
 
 
 def uploaded(size: float) -> Counter[str]:
-    """A tar on its way there, its size asked for, and its bytes read back."""
+    """A tar on its way there, and its bytes read back."""
     parts = (
         1 if size < IN_ONE else _pieces(size, PART) + 2
     )  # with the request that begins an upload and that which ends it
-    return Counter(PUT=parts, HEAD=1) + read(size)
+    return Counter(PUT=parts) + read(size)
 
 
 def read(size: float) -> Counter[str]:

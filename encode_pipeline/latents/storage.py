@@ -151,13 +151,21 @@ class Storage:
                 return
         raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
 
-    def publish(self, local: Path, path: str) -> None:
-        """Copies a finished file to its place, where it appears whole or not at all."""
+    def publish(self, local: Path, path: str, sha256: str | None = None) -> None:
+        """Copies a finished file to its place, where it appears whole or not at all.
+
+        With its hash, what a server holds is read back. What a disk gives back at once comes from memory and proves
+        nothing: there the size is looked at.
+        """
         size = local.stat().st_size
         if self.is_local:
             disk.publish(local, Path(self._full(path)))
         else:
             self._upload(local, path)
+            if sha256 is not None:
+                if self.sha256(path) != sha256:
+                    raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
+                return
         arrived = self.size(path)
         if arrived != size:
             raise StorageError(f"{self.url(path)}: {arrived} bytes arrived of {size}")
