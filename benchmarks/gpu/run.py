@@ -37,7 +37,7 @@ class Part:
     needs: float
     """For a round of every way but the compiled ones, two of the pipeline. Without so many left it is not begun."""
     most: float
-    """After so many it begins no further round, and compiles nothing."""
+    """It begins no further round, and compiles nothing, that would go beyond these."""
     extra: bool = False
     """Whether it has only the time that all others leave."""
 
@@ -53,7 +53,7 @@ def measure(config: GpuConfig, keep: Keep | None = None) -> Measured:
         raise RequestError("device=cpu: there is a GPU here, which parts of it would take; set CUDA_VISIBLE_DEVICES=")
     clock, device = Clock(60 * config.minutes), torch.device(config.device)
     notes = Notes({"weights": WEIGHTS, **facts(device), "seconds": {}})
-    torch._dynamo.config.cache_size_limit = RECOMPILED
+    torch._dynamo.config.recompile_limit = RECOMPILED
     bench: Bench | None = None
     parts = list(parts_of(config))
     for number, part in enumerate(parts):
@@ -64,8 +64,7 @@ def measure(config: GpuConfig, keep: Keep | None = None) -> Measured:
         try:
             if bench is None:
                 bench = _opened(config, notes)
-            free = clock.left() - kept_for(parts[number + 1 :])
-            part.do(bench, notes, Clock(min(part.most, max(part.needs, free)), clock))
+            part.do(bench, notes, Clock(seconds_for(part, parts[number + 1 :], clock.left()), clock))
         except Exception as error:  # whatever it is, the other parts go on, and the status says it at the end
             notes.give_up(part.name, error)
         try:
@@ -92,9 +91,10 @@ def _opened(config: GpuConfig, notes: Notes) -> Bench:
     return bench
 
 
-def kept_for(parts: Iterable[Part]) -> float:
-    """Seconds that are not for compiling, nor for further rounds, as long as these parts are still to come."""
-    return sum(part.needs for part in parts if not part.extra)
+def seconds_for(part: Part, later: Iterable[Part], left: float) -> float:
+    """What a part gets of the seconds left: beyond its need only such as the later parts, extras aside, do not need."""
+    free = left - sum(other.needs for other in later if not other.extra)
+    return min(part.most, max(part.needs, free))
 
 
 def parts_of(config: GpuConfig) -> Iterator[Part]:
@@ -132,9 +132,9 @@ def _pipeline(bench: Bench, notes: Notes, clock: Clock) -> None:
 
 
 def _training(bench: Bench, notes: Notes, clock: Clock, model: str, together: bool = False) -> None:
-    from benchmarks.gpu.training import APART, TOGETHER, measure_training
+    from benchmarks.gpu.training import measure_training
 
-    measure_training(bench, notes, clock, model, TOGETHER if together else APART)
+    measure_training(bench, notes, clock, model, together)
 
 
 def _loss(bench: Bench, notes: Notes, clock: Clock) -> None:

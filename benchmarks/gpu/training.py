@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import open_clip
 import torch
@@ -31,17 +31,18 @@ CHANNELS, GRID = 4, 64
 LEAST = 8
 """Samples in a step, below which a GPU is too small to say anything."""
 HELD = 24
-"""Times the weights: what the moments of eight optimisers and two more models with gradients take."""
+"""Times the weights: more than the moments of six optimisers and two more models with gradients take."""
 ROOM = 0.95
 """Of the GPU's memory."""
 COMPILING = 55.0
 """Seconds that torch may take to compile both towers, forwards and backwards."""
 
 
-def measure_training(
-    bench: Bench, notes: Notes, clock: Clock, model_name: str, names: Sequence[str] = APART
-) -> None:
-    """Samples a second of forward, backward and update in bfloat16; MFU is of what the GPU's data sheet says."""
+def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str, together: bool = False) -> None:
+    """Samples a second of forward, backward and update in bfloat16; MFU is of what the GPU's data sheet says.
+
+    Compiling and checkpointing are measured apart, or only `together`.
+    """
     config, device = bench.config, bench.device
     flops = training_flops(architecture_of(model_name), CHANNELS, GRID)
     torch.manual_seed(0)
@@ -49,8 +50,9 @@ def measure_training(
     settings = largest_that_fits(model, config.train_batch, config.train_steps, model_name, device)
     batches = Batches(settings, device, int(model.context_length))
     part = f"train {model_name}, batch {settings.batch_size}"
-    if names is TOGETHER:
+    if together:
         part += ", compiled and checkpointed"
+    names = TOGETHER if together else APART
     ways: list[Way] = []
     for name, open_it in _ways(model, batches, settings):
         if name not in names or ("compiled" in name and not _may_compile(bench, part, name, ways, notes, clock)):
@@ -75,8 +77,8 @@ def measure_training(
 def _may_compile(bench: Bench, part: str, name: str, ways: list[Way], notes: Notes, clock: Clock) -> bool:
     whole = f"{part}: {name}"
     if name == f"{THEIRS}, compiled":  # the model that is compiled by then, for another loop
-        if is_there := any(way.name == f"{OURS}, compiled" for way in ways):
-            return is_there
+        if any(way.name == f"{OURS}, compiled" for way in ways):
+            return True
         notes.left_out[whole] = "as the model is not compiled"
     elif not bench.config.compile:
         notes.left_out[whole] = "compile=false"

@@ -40,14 +40,17 @@ def opened(part: str, name: str, open_it: Callable[[], Work], notes: Notes, devi
 def rates_of(
     part: str, ways: Sequence[Way], rounds: int, notes: Notes, clock: Clock, device: torch.device
 ) -> dict[str, tuple[float, ...]]:
-    """Work a second of each way, round by round; when the time is over, no further round begins.
+    """Work a second of each way, round by round; none begins that would end, like the one before it, after the time.
 
     A way that fails now, as for memory that the others hold, is left behind with its reason.
     """
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
+    before = 0.0
     for number in range(rounds):
-        if number and clock.left() <= 0:
+        left = clock.left()
+        if number and left < before - left:
             break
+        before = left
         for way in ways:
             if way.name not in rates:
                 continue
