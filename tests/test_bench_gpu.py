@@ -243,7 +243,7 @@ def test_a_way_that_fails_loses_no_other() -> None:
     ways += opened("part", "tires", lambda: lambda: float(next(turns)), notes, DEVICE)
     assert not opened("part", "broken", lambda: broken, notes, DEVICE)
     assert not opened("part", "large", lambda: too_large, notes, DEVICE)
-    assert not opened("part", "told apart", told_apart, notes, DEVICE)  # type: ignore[arg-type]
+    assert not opened("part", "told apart", lambda: told_apart, notes, DEVICE)
     assert not opened("part", "library", lambda: without_library, notes, DEVICE)
     rates = rates_of("part", ways, 2, notes, Clock(60), DEVICE)
     assert [figure.name for figure in rate_figures(ways, rates, "x/s") if figure.unit == "x/s"] == ["sound"]
