@@ -19,6 +19,7 @@ from benchmarks import (
     decode,
     driver,
     encode,
+    highlights,
     memory,
     one_decode,
     overhead,
@@ -195,6 +196,12 @@ VERBS = {
     ),
     "scale": Verb(
         scale_plan.ScaleConfig, scale.run, "on paper: billions of pictures, from what was measured", show=scale.show
+    ),
+    "highlights": Verb(
+        highlights.HighlightsConfig,
+        highlights.run,
+        "the tables of README.md and docs/performance.md, out of the records",
+        show=highlights.show,
     ),
 }
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks.documents import table_of, with_tables
 from benchmarks.scale_plan import DTYPES, MEASURED, MODELS, Plan, ScaleConfig
-from encode_pipeline.latents.command import RequestError
 
 S3_WRITES, S3_READS = 3500, 5500
 """A second and prefix, at least: docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html"""
 GCS_WRITES, GCS_READS = 1000, 5000
 """A second and bucket, to begin with: cloud.google.com/storage/docs/request-rate"""
 TB, GB, MB = 1e12, 1e9, 1e6
-
-Rows = Sequence[Sequence[str]]
 
 
 def run(config: ScaleConfig) -> Mapping[str, Any]:
@@ -32,27 +29,15 @@ def show(result: Mapping[str, Any]) -> str:
     return "\n\n".join(result["tables"].values())
 
 
-def with_tables(text: str, found: Mapping[str, str]) -> str:
-    """A document whose every `<!-- table: NAME -->` is followed by that table of today."""
-    names = re.findall(r"<!-- table: (.*?) -->", text)
-    if sorted(names) != sorted(found):
-        raise RequestError(f"has places for the tables {sorted(names)}; there are {sorted(found)}")
-    for name, table in found.items():
-        place = re.compile(rf"<!-- table: {re.escape(name)} -->\n.*?<!-- end -->", re.DOTALL)
-        whole = f"<!-- table: {name} -->\n{table}\n<!-- end -->"
-        text = place.sub(whole.replace("\\", r"\\"), text)
-    return text
-
-
 def tables(plan: Plan) -> dict[str, str]:
     """Every table, by name, as Markdown."""
     return {
-        "measured": _table(("measured", "", "where"), [*_measured(plan)]),
-        "assumed": _table(("assumed", "", "key"), [*_assumed(plan.config)]),
-        "whole": _table(("", *DTYPES), [*_whole(plan)]),
-        "fleets": _table(("GPUs", *(f"{gpus:,}" for gpus in plan.config.gpus)), [*_fleets(plan)]),
-        "limits": _table(("what", "limit", "reached by so many GPUs"), [*_limits(plan)]),
-        "training": _table(("", *MODELS), [*_training(plan)]),
+        "measured": table_of(("measured", "", "where"), [*_measured(plan)]),
+        "assumed": table_of(("assumed", "", "key"), [*_assumed(plan.config)]),
+        "whole": table_of(("", *DTYPES), [*_whole(plan)]),
+        "fleets": table_of(("GPUs", *(f"{gpus:,}" for gpus in plan.config.gpus)), [*_fleets(plan)]),
+        "limits": table_of(("what", "limit", "reached by so many GPUs"), [*_limits(plan)]),
+        "training": table_of(("", *MODELS), [*_training(plan)]),
     }
 
 
@@ -211,8 +196,3 @@ def duration(hours: float) -> str:
 
 def dollars(value: float) -> str:
     return f"${value:,.0f}"
-
-
-def _table(heads: Sequence[str], rows: Rows) -> str:
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -37,7 +37,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _table(figures: list[dict[str, Any]]) -> Iterator[str]:
     rows = [
-        (figure["name"], figure["unit"], number(figure["median"]), _between(figure), _ratio(figure))
+        (figure["name"], figure["unit"], number(figure["median"]), between(figure), _ratio(figure))
         for figure in figures
     ]
     heads = ("", "unit", "median", "", "ratio")
@@ -54,14 +54,15 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def _between(values: Mapping[str, float]) -> str:
+def between(values: Mapping[str, float]) -> str:
+    """What the rounds lay between; nothing where they were all the same."""
     return "" if values["least"] == values["most"] else f"({number(values['least'])}–{number(values['most'])})"
 
 
 def _ratio(figure: Mapping[str, Any]) -> str:
     if "ratio" not in figure or figure["against"] == figure["name"]:
         return "1" if "ratio" in figure else ""
-    return f"{number(figure['ratio']['median'])} {_between(figure['ratio'])}".strip()
+    return f"{number(figure['ratio']['median'])} {between(figure['ratio'])}".strip()
 
 
 def number(value: float) -> str:

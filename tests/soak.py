@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import Field
 from ray._private.node import Node
 
-from benchmarks.__main__ import written
+from benchmarks.figures import Measured
+from benchmarks.record import entry, record_of, write_record
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.latents.command import CheckFailed, Settings, Verb, main
 from encode_pipeline.latents.failpoints import ENVIRONMENT
@@ -33,6 +34,7 @@ from tests.fleet import Command, settings, write_tars
 from tests.machines import Machines, machines
 from tests.reckoning import reconcile
 
+ABOUT = "Faults every few seconds, and then the reckoning"
 PLACES = ("before-read", "mid-shard", "after-build", "after-payload", "before-commit", "after-commit")
 STORMS = ("503", "reset", "delay", "cut", "short", "flip", "flip-up", "lose-reply", "409", "412")
 LONGEST_ROUND = 900.0
@@ -293,7 +295,7 @@ def _is_encoder(process: int) -> bool:
 
 
 def soak(config: SoakConfig) -> Mapping[str, Any]:
-    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    folder, began = Path(tempfile.mkdtemp(prefix="soak-")), time.perf_counter()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         s3 = stack.enter_context(FaultyS3(config.seed))
@@ -307,11 +309,15 @@ def soak(config: SoakConfig) -> Mapping[str, Any]:
                 if command is not None:
                     command.process.kill()
                     command.process.wait()
-    return written(config.out, {"soak": {"settings": config.model_dump(mode="json", exclude={"out"}), **result}})
+    took, told = time.perf_counter() - began, config.model_dump(mode="json", exclude={"out"})
+    record = record_of({"soak": entry(ABOUT, told, Measured((), result), took)}, took)
+    if config.out is not None:
+        write_record(record, config.out)
+    return record
 
 
 def show(result: Mapping[str, Any]) -> str:
-    facts = result["results"]["soak"]
+    facts = result["benchmarks"]["soak"]["details"]
     lines = [f"{count:>5}  {name}" for name, count in facts["faults"].items()]
     total = f"{facts['read']} samples read = {facts['encoded']} encoded + {facts['rejected']} rejected"
     return "\n".join(
@@ -319,7 +325,7 @@ def show(result: Mapping[str, Any]) -> str:
     )
 
 
-VERBS = {"run": Verb(SoakConfig, soak, "faults every few seconds, and then the reckoning", show=show)}
+VERBS = {"run": Verb(SoakConfig, soak, ABOUT, show=show)}
 
 if __name__ == "__main__":
     sys.exit(main("tests.soak", VERBS, sys.argv[1:], default="run"))

@@ -23,6 +23,6 @@ def test_a_short_soak_ends_in_a_reckoning(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    facts = json.loads((tmp_path / "soak.json").read_text())["results"]["soak"]
+    facts = json.loads((tmp_path / "soak.json").read_text())["benchmarks"]["soak"]["details"]
     assert facts["rounds_reconciled"] >= 1 and facts["faults"]
     assert facts["read"] == facts["encoded"] + facts["rejected"] == 72 * facts["rounds_reconciled"]

@@ -35,7 +35,7 @@ def measure_loss(bench: Bench, notes: Notes, clock: Clock) -> None:
             check_alike(image, text, scale)
         ways: list[Way] = []
         for name, way in WAYS.items():
-            ways += opened(part, name, lambda way=way: _turn(way, image, text, scale), notes, device, True)  # type: ignore[misc]  # noqa: B023
+            ways += opened(part, name, lambda way=way: _turn(way, image, text, scale), notes, device)  # type: ignore[misc]  # noqa: B023
         rates = rates_of(part, ways, bench.config.rounds, notes, clock, device)
         times = {name: tuple(1000 / rate for rate in found) for name, found in rates.items()}
         notes.add(part, rate_figures(ways, times, "ms", "less"))

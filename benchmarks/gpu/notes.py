@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from benchmarks.figures import Figure, Measured, under
 
 
@@ -21,14 +23,28 @@ class Notes:
     def add(self, part: str, figures: Iterable[Figure]) -> None:
         self._figures += under(part, list(figures))
 
-    def fail(self, name: str, error: BaseException) -> None:
-        """Keeps the reason in one line."""
-        said = " ".join(str(error).split())
-        self.failed[name] = f"{type(error).__name__}: {said}"[:300] if said else type(error).__name__
+    def give_up(self, name: str, error: BaseException) -> None:
+        """Keeps in one line why there is no figure: for want of something here, or as it failed."""
+        if isinstance(error, ImportError):
+            self.left_out[name] = f"needs what is not installed here: {error}"
+        elif is_too_large(error):
+            self.left_out[name] = "out of memory"
+        else:
+            said = " ".join(str(error).split())
+            self.failed[name] = f"{type(error).__name__}: {said}"[:300] if said else type(error).__name__
 
     def measured(self) -> Measured:
         left_out = [f"{name}: {reason}" for name, reason in self.left_out.items()]
         return Measured(tuple(self._figures), {**self.details, "left_out": left_out, "failed": dict(self.failed)})
+
+
+def is_too_large(error: BaseException | None) -> bool:
+    """Whether it began with a GPU's memory coming to its end, whatever others made of that on its way."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__context__
+    return False
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,9 +35,11 @@ class Part:
     name: str
     do: Do
     needs: float
-    """Without so many left it is not begun."""
+    """For a round of every way but the compiled ones, two of the pipeline. Without so many left it is not begun."""
     most: float
-    """After so many it begins no further round."""
+    """It begins no further round, and compiles nothing, that would go beyond these."""
+    extra: bool = False
+    """Whether it has only the time that all others leave."""
 
 
 def measure(config: GpuConfig, keep: Keep | None = None) -> Measured:
@@ -51,9 +53,10 @@ def measure(config: GpuConfig, keep: Keep | None = None) -> Measured:
         raise RequestError("device=cpu: there is a GPU here, which parts of it would take; set CUDA_VISIBLE_DEVICES=")
     clock, device = Clock(60 * config.minutes), torch.device(config.device)
     notes = Notes({"weights": WEIGHTS, **facts(device), "seconds": {}})
-    torch._dynamo.config.cache_size_limit = RECOMPILED
+    torch._dynamo.config.recompile_limit = RECOMPILED
     bench: Bench | None = None
-    for part in parts_of(config):
+    parts = list(parts_of(config))
+    for number, part in enumerate(parts):
         if not clock.has(part.needs, part.name, notes):
             continue
         print(f"measuring: {part.name}, {clock.left():.0f} s left", file=sys.stderr, flush=True)
@@ -61,16 +64,14 @@ def measure(config: GpuConfig, keep: Keep | None = None) -> Measured:
         try:
             if bench is None:
                 bench = _opened(config, notes)
-            part.do(bench, notes, Clock(part.most, clock))
-        except ImportError as error:
-            notes.left_out[part.name] = f"needs what is not installed here: {error}"
+            part.do(bench, notes, Clock(seconds_for(part, parts[number + 1 :], clock.left()), clock))
         except Exception as error:  # whatever it is, the other parts go on, and the status says it at the end
-            notes.fail(part.name, error)
+            notes.give_up(part.name, error)
         try:
             torch.compiler.reset()  # what is compiled holds on to memory, and counts towards how often torch compiles
             release(device)
         except Exception as error:  # a GPU that has been asked for something illegal answers nothing more
-            notes.fail(f"{part.name}: cleaning up", error)
+            notes.give_up(f"{part.name}: cleaning up", error)
         notes.details["seconds"][part.name] = round(time.perf_counter() - began, 1)
         if keep is not None:
             keep(notes.measured())
@@ -90,29 +91,36 @@ def _opened(config: GpuConfig, notes: Notes) -> Bench:
     return bench
 
 
+def seconds_for(part: Part, later: Iterable[Part], left: float) -> float:
+    """What a part gets of the seconds left: beyond its need only such as the later parts, extras aside, do not need."""
+    free = left - sum(other.needs for other in later if not other.extra)
+    return min(part.most, max(part.needs, free))
+
+
 def parts_of(config: GpuConfig) -> Iterator[Part]:
     """Each imports what it needs itself: what is not installed costs no other part."""
     dtype, *other_dtypes = config.dtypes
-    model, *other_models = config.models
-    yield _encoder(dtype, config.batch_size, 40, 150)
-    yield Part("pipeline", _pipeline, 45, 110)
-    yield Part(f"train {model}", partial(_training, model=model), 30, 100)
-    yield Part("loss", _loss, 10, 30)
-    yield Part("reno", _steering, 30, 60)
-    for model in other_models:
-        yield Part(f"train {model}", partial(_training, model=model), 40, 85)
+    yield _encoder(dtype, config.batch_size, 40, 160)
+    for batch_size in sorted({*config.other_batch_sizes} - {config.batch_size}):
+        yield _encoder(dtype, batch_size, 8, 14, swept=True)
+    yield Part("pipeline", _pipeline, 70, 70)
+    for model in config.models:
+        yield Part(f"train {model}", partial(_training, model=model), 30, 110)
+    yield Part("loss", _loss, 8, 25)
+    yield Part("reno", _steering, 20, 40)
     for other in other_dtypes:
-        yield _encoder(other, config.batch_size, 20, 130)
-    for batch_size in config.other_batch_sizes:
-        yield _encoder(dtype, batch_size, 10, 20, compiled=False)
-    yield Part("bits", _bits, 15, 150)
+        yield _encoder(other, config.batch_size, 20, 120)
+    yield Part("bits", _bits, 15, 120, extra=True)
+    for model in config.models if config.compile else ():
+        do = partial(_training, model=model, together=True)
+        yield Part(f"train {model}, compiled and checkpointed", do, 75, 100, extra=True)
 
 
-def _encoder(dtype: str, batch_size: int, needs: float, most: float, compiled: bool = True) -> Part:
+def _encoder(dtype: str, batch_size: int, needs: float, most: float, swept: bool = False) -> Part:
     def do(bench: Bench, notes: Notes, clock: Clock) -> None:
-        from benchmarks.gpu.encoder import UNCOMPILED, WAYS, measure_encoder
+        from benchmarks.gpu.encoder import SWEPT, WAYS, measure_encoder
 
-        measure_encoder(bench, notes, clock, dtype, batch_size, WAYS if compiled else UNCOMPILED)
+        measure_encoder(bench, notes, clock, dtype, batch_size, SWEPT if swept else WAYS)
 
     return Part(f"encoder {dtype}, batch {batch_size}", do, needs, most)
 
@@ -123,10 +131,10 @@ def _pipeline(bench: Bench, notes: Notes, clock: Clock) -> None:
     measure_pipeline(bench, notes, clock)
 
 
-def _training(bench: Bench, notes: Notes, clock: Clock, model: str) -> None:
+def _training(bench: Bench, notes: Notes, clock: Clock, model: str, together: bool = False) -> None:
     from benchmarks.gpu.training import measure_training
 
-    measure_training(bench, notes, clock, model)
+    measure_training(bench, notes, clock, model, together)
 
 
 def _loss(bench: Bench, notes: Notes, clock: Clock) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 import open_clip
 import torch
@@ -23,21 +22,27 @@ from train.model import build_model
 
 THEIRS, OURS = "open_clip's own loop", "ours"
 CEILING = "matmul ceiling"
-PIECES = (2, 4)
+PIECES = 4
 """Of a batch whose activations do not fit at once; the towers then compute everything a second time forwards."""
+IN_PIECES = f"{OURS}, {PIECES} pieces"
+APART = (THEIRS, OURS, f"{OURS}, compiled", f"{THEIRS}, compiled", f"{OURS}, checkpointing", IN_PIECES)
+TOGETHER = (OURS, f"{OURS}, compiled, checkpointing")
 CHANNELS, GRID = 4, 64
 LEAST = 8
 """Samples in a step, below which a GPU is too small to say anything."""
 HELD = 24
-"""Times the weights: what the moments of eight optimisers and two more models with gradients take."""
+"""Times the weights: more than the moments of six optimisers and two more models with gradients take."""
 ROOM = 0.95
 """Of the GPU's memory."""
-COMPILING = 75.0
+COMPILING = 55.0
 """Seconds that torch may take to compile both towers, forwards and backwards."""
 
 
-def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str) -> None:
-    """Samples a second of forward, backward and update in bfloat16; MFU is of what the GPU's data sheet says."""
+def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str, together: bool = False) -> None:
+    """Samples a second of forward, backward and update in bfloat16; MFU is of what the GPU's data sheet says.
+
+    Compiling and checkpointing are measured apart, or only `together`.
+    """
     config, device = bench.config, bench.device
     flops = training_flops(architecture_of(model_name), CHANNELS, GRID)
     torch.manual_seed(0)
@@ -45,9 +50,12 @@ def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str) 
     settings = largest_that_fits(model, config.train_batch, config.train_steps, model_name, device)
     batches = Batches(settings, device, int(model.context_length))
     part = f"train {model_name}, batch {settings.batch_size}"
+    if together:
+        part += ", compiled and checkpointed"
+    names = TOGETHER if together else APART
     ways: list[Way] = []
     for name, open_it in _ways(model, batches, settings):
-        if "compiled" in name and not _may_compile(bench, part, name, ways, notes, clock):
+        if name not in names or ("compiled" in name and not _may_compile(bench, part, name, ways, notes, clock)):
             continue
         model.zero_grad(set_to_none=True)  # or its gradients would count as this way's memory, or as none's
         ways += opened(part, name, open_it, notes, device)
@@ -69,8 +77,8 @@ def measure_training(bench: Bench, notes: Notes, clock: Clock, model_name: str) 
 def _may_compile(bench: Bench, part: str, name: str, ways: list[Way], notes: Notes, clock: Clock) -> bool:
     whole = f"{part}: {name}"
     if name == f"{THEIRS}, compiled":  # the model that is compiled by then, for another loop
-        if is_there := any(way.name == f"{OURS}, compiled" for way in ways):
-            return is_there
+        if any(way.name == f"{OURS}, compiled" for way in ways):
+            return True
         notes.left_out[whole] = "as the model is not compiled"
     elif not bench.config.compile:
         notes.left_out[whole] = "compile=false"
@@ -98,11 +106,9 @@ def _shares(
             yield share_figure(f"{name}: share of the ceiling", tflops, rates[CEILING])
     if CEILING in rates:
         yield Figure(CEILING, "TFLOP a second", rates[CEILING])
-    for count in PIECES:
-        if (name := f"{OURS}, {count} pieces") in rates and OURS in rates:
-            pairs = zip(rates[OURS], rates[name], strict=True)
-            overheads = tuple(whole / cut - 1 for whole, cut in pairs)
-            yield Figure(f"GradCache overhead, {count} pieces", "share of a step", overheads, "less")
+    if IN_PIECES in rates and OURS in rates:
+        overheads = (whole / cut - 1 for whole, cut in zip(rates[OURS], rates[IN_PIECES], strict=True))
+        yield Figure(f"GradCache overhead, {PIECES} pieces", "share of a step", tuple(overheads), "less")
 
 
 def largest_that_fits(
@@ -155,9 +161,8 @@ def _ways(
     yield f"{OURS}, compiled", lambda: open_compiled(compiled)
     yield f"{THEIRS}, compiled", lambda: theirs(compiled, batches, settings)
     yield f"{OURS}, checkpointing", open_checkpointed
-    for count in PIECES:
-        if settings.batch_size % count == 0:
-            yield f"{OURS}, {count} pieces", partial(ours, model, batches, settings, count)
+    if settings.batch_size % PIECES == 0:
+        yield IN_PIECES, lambda: ours(model, batches, settings, PIECES)
     checkpointed = copy.deepcopy(model)
     checkpointed.set_grad_checkpointing(True)
     yield f"{OURS}, compiled, checkpointing", lambda: open_compiled(checkpointed)

@@ -24,32 +24,15 @@ class Way:
     """Memory that opening it and a first turn took, above what others hold."""
 
 
-def opened(
-    part: str,
-    name: str,
-    open_it: Callable[[], Work],
-    notes: Notes,
-    device: torch.device,
-    may_be_too_large: bool = False,
-) -> list[Way]:
-    """The way after a first turn, which is not timed; nothing where it failed, with the reason in the notes."""
-    whole = f"{part}: {name}"
+def opened(part: str, name: str, open_it: Callable[[], Work], notes: Notes, device: torch.device) -> list[Way]:
+    """The way after a first turn, which is not timed; none where that failed, with the reason in the notes."""
     peak = PeakMemory(device)
     try:
         work = open_it()
         work()
         wait_for(device)
-    except ImportError as error:
-        notes.left_out[whole] = f"needs what is not installed here: {error}"
-        return []
-    except torch.OutOfMemoryError as error:
-        if may_be_too_large:
-            notes.left_out[whole] = "out of memory"
-        else:
-            notes.fail(whole, error)
-        return []
     except Exception as error:  # of compilers, drivers and libraries: the other ways go on
-        notes.fail(whole, error)
+        notes.give_up(f"{part}: {name}", error)
         return []
     return [Way(name, work, peak.gigabytes())]
 
@@ -57,14 +40,17 @@ def opened(
 def rates_of(
     part: str, ways: Sequence[Way], rounds: int, notes: Notes, clock: Clock, device: torch.device
 ) -> dict[str, tuple[float, ...]]:
-    """Work a second of each way, round by round; when the time is over, no further round begins.
+    """Work a second of each way, round by round; none begins that would end, like the one before it, after the time.
 
     A way that fails now, as for memory that the others hold, is left behind with its reason.
     """
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
+    before = 0.0
     for number in range(rounds):
-        if number and clock.left() <= 0:
+        left = clock.left()
+        if number and left < before - left:
             break
+        before = left
         for way in ways:
             if way.name not in rates:
                 continue
@@ -75,7 +61,7 @@ def rates_of(
                 wait_for(device)
                 rates[way.name].append(done / (time.perf_counter() - started))
             except Exception as error:
-                notes.fail(f"{part}: {way.name}", error)
+                notes.give_up(f"{part}: {way.name}", error)
                 del rates[way.name]
     return {name: tuple(values) for name, values in rates.items()}
 
