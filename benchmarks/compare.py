@@ -18,7 +18,8 @@ EXACT = 1e-3
 
 class CompareConfig(Settings):
     records: list[Path] = Field(description="OLD.json NEW.json")
-    at_least: float = Field(0.05, ge=0, description="changes smaller than this share are not flagged")
+    at_least: float = Field(0.05, ge=0, description="changes of a ratio smaller than this share are not flagged")
+    rates_at_least: float = Field(0.1, ge=0, description="of rates and times, which drift with the machine, this one")
 
     @field_validator("records")
     @classmethod
@@ -55,7 +56,7 @@ def compare_records(config: CompareConfig) -> Mapping[str, Any]:
         raise RequestError(f"{old_path} and {new_path} share no figure measured with the same settings")
     machines = [_machine(record) for record in records]
     same = machines[0] == machines[1]
-    changes = [_change(key, old[key], new[key], config.at_least, same) for key in shared]
+    changes = [_change(key, old[key], new[key], config, same) for key in shared]
     return {
         "ok": not any(change.verdict in ("worse", "changed") for change in changes),
         "machines": machines if not same else machines[:1],
@@ -67,11 +68,12 @@ def compare_records(config: CompareConfig) -> Mapping[str, Any]:
     }
 
 
-def _change(key: tuple[str, str, str], old: Stated, new: Stated, at_least: float, same_machine: bool) -> Change:
-    exact = old.exact and new.exact
+def _change(key: tuple[str, str, str], old: Stated, new: Stated, config: CompareConfig, same_machine: bool) -> Change:
+    exact, is_ratio = old.exact and new.exact, old.unit.startswith("times ")
+    at_least = EXACT if exact else config.at_least if is_ratio else config.rates_at_least
     ratio, noise = _over(new.median, old.median), (_over(new.least, old.most), _over(new.most, old.least))
-    beyond = not noise[0] <= 1 <= noise[1] and abs(ratio - 1) > (EXACT if exact else at_least)
-    if not (same_machine or exact or old.unit.startswith("times ")):
+    beyond = not noise[0] <= 1 <= noise[1] and abs(ratio - 1) > at_least
+    if not (same_machine or exact or is_ratio):
         verdict = "-"
     elif not beyond:
         verdict = "same"

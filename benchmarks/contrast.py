@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,25 +29,29 @@ class ContrastConfig(BenchmarkConfig):
     width: PositiveInt = Field(512, description="of the embedding")
 
 
-KINDS = {"peak_mib": "memory", "seconds": "time"}
+MAPPED_FROM = str(128 << 10)
+"""Bytes from which the C library gives a tensor's memory back to the kernel. Else it keeps now more of it, now less."""
 
 
 def measure(config: ContrastConfig) -> Measured:
-    """Memory and time of the loss and gradients of one batch in float32, each way in a process of its own."""
-    turns: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    """Memory and time of the loss and gradients of one batch in float32, each way in two processes of its own."""
+    memory: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         files = {way: Path(folder) / f"{number}.pt" for number, way in enumerate(WAYS)}
         for _ in range(config.rounds):
             for way, file in files.items():
-                turns[way].append(_in_own_process(way, config, file))
+                seconds[way].append(_in_own_process(way, config, file)["seconds"])
+                held = _in_own_process(way, config, file, MALLOC_MMAP_THRESHOLD_=MAPPED_FROM)["peak_bytes"]
+                memory[way].append(round(held / MEBIBYTE, 1))
         found = {way: torch.load(file) for way, file in files.items()}
     details = {way: _difference(found[way], found[next(iter(WAYS))]) for way in WAYS}
-    return Measured((*_figures(turns, "peak_mib", "MiB"), *_figures(turns, "seconds", "seconds")), details)
+    return Measured((*_figures(memory, "memory", "MiB"), *_figures(seconds, "time", "seconds")), details)
 
 
-def _figures(turns: dict[str, list[dict[str, Any]]], key: str, unit: str) -> Iterator[Figure]:
+def _figures(turns: dict[str, list[float]], kind: str, unit: str) -> Iterator[Figure]:
     """Each way against the first."""
-    first, *others = ((f"{way}, {KINDS[key]}", [turn[key] for turn in took]) for way, took in turns.items())
+    first, *others = ((f"{way}, {kind}", values) for way, values in turns.items())
     base = Figure(first[0], unit, tuple(first[1]), "less")
     yield from (compared(name, unit, values, base, "less") for name, values in [first, *others])
 
@@ -60,10 +65,13 @@ def _difference(found: Gradients, first: Gradients) -> dict[str, float]:
     }
 
 
-def _in_own_process(way: str, config: ContrastConfig, out: Path) -> dict[str, Any]:
+def _in_own_process(way: str, config: ContrastConfig, out: Path, **environment: str) -> dict[str, Any]:
     words = ["-m", "benchmarks.contrast_way", way, str(config.samples), str(config.width), str(out)]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode != 0:
         raise CheckFailed(f"{way} ended with exit status {done.returncode}; see above")
     measured: dict[str, Any] = json.loads(done.stdout)
-    return {**measured, "peak_mib": round(measured["peak_bytes"] / MEBIBYTE, 1)}
+    return measured

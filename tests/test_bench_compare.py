@@ -78,7 +78,16 @@ def test_a_small_change_is_flagged_only_if_asked_for(tmp_path: Path, capsys: pyt
     steady = replace(BASE, rounds=(100.0, 100.1, 99.9))
     old, new = written(tmp_path / "a.json", steady), written(tmp_path / "b.json", times(steady, 0.97))
     assert set(verdicts(capsys, 0, old, new).values()) == {"same"}
-    assert set(verdicts(capsys, 1, old, new, "at_least=0.01").values()) == {"worse"}
+    assert set(verdicts(capsys, 1, old, new, "rates_at_least=0.01").values()) == {"worse"}
+
+
+def test_rates_may_drift_with_the_machine_and_ratios_may_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steady = replace(BASE, rounds=(100.0, 100.1, 99.9))
+    fast = compared("fast", "views a second", [200.0, 200.2, 199.8], steady)
+    old, new = written(tmp_path / "a.json", fast), written(tmp_path / "b.json", times(fast, 0.93))
+    assert verdicts(capsys, 1, old, new) == {"fast, views a second": "same", "fast, times plain": "worse"}
 
 
 def test_rates_of_two_machines_are_shown_but_only_ratios_and_counts_judged(
