@@ -15,7 +15,8 @@ from benchmarks.table import between, machine_in_words, number
 from demo.report_machine import ROOT
 from encode_pipeline.latents.command import RequestError, Settings
 
-GPU, BENCH, DRIVER, CONTRAST = "gpu-h200", "bench-2-cores", "driver-2-cores", "contrast-2-cores"
+GPU, BENCH, DRIVER = "gpu-h200", "bench-2-cores", "driver-2-cores"
+CONTRAST, LATENTS = "contrast-2-cores", "storage-accuracy-2-cores"
 README, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "performance.md"
 
 
@@ -86,17 +87,35 @@ ON_CPU = (
     Row("loss of 16,384 pairs: time", "contrast", "blocks of rows, time", LOSS, CONTRAST, short=True),
     Row("steering, eight pictures at a time", "steering", "8 at a time", "one at a time", short=True),
     Row("int8: bytes of a sample", "storage", "bytes: int8", "float16", short=True),
-    Row("int8: samples written", "storage", "written: int8", "float16"),
-    Row("int8: samples read in batches", "storage", "in batches: int8", "float16"),
+)
+ACCURACY, RIGHT = "storage-accuracy", "trained on float16, reads float16"
+STORAGE = (
+    Row("bytes: int8", "storage", "bytes: int8", "float16"),
+    Row("bytes: float16, its bytes apart, zstd 1", "storage", "bytes: bytes apart, zstd 1", "float16"),
+    Row("bytes: the same, zstd 19", "storage", "bytes: bytes apart, zstd 19", "float16"),
+    Row("bytes: zstd 1 of white noise", "storage", "bytes of white noise: bytes apart, zstd 1", "float16 of it"),
+    Row("bytes: int8, zstd 1", "storage", "bytes: int8, zstd 1", "float16"),
+    Row("written: int8", "storage", "written: int8", "float16"),
+    Row("written: bytes apart, zstd 1", "storage", "written: bytes apart, zstd 1", "float16"),
+    Row("read one by one: int8", "storage", "read: int8", "float16"),
+    Row("read one by one: bytes apart, zstd 1", "storage", "read: bytes apart, zstd 1", "float16"),
+    Row("read in batches: int8", "storage", "in batches: int8", "float16"),
+    Row("PSNR to the picture: float16", "storage", "PSNR to the picture: float16"),
+    Row("PSNR to the picture: int8", "storage", "PSNR to the picture: int8"),
+    Row("PSNR between the two", "storage", "PSNR between the two"),
+    Row(f"right: {RIGHT}", ACCURACY, RIGHT, record=LATENTS),
+    Row("right: trained on int8, reads int8", ACCURACY, "trained on int8, reads int8", "float16", LATENTS),
+    Row("right: demo/latent-clip's, reads float16", ACCURACY, "of `make table1-demo`, reads float16", record=LATENTS),
+    Row("right: demo/latent-clip's, reads int8", ACCURACY, "of `make table1-demo`, reads int8", "float16", LATENTS),
 )
 TABLES = {
     README: {"gpu": ON_GPU, "cpu": tuple(row for row in ON_CPU if row.short)},
-    PERFORMANCE: {"gpu": ON_GPU, "cpu": ON_CPU},
+    PERFORMANCE: {"gpu": ON_GPU, "cpu": ON_CPU, "storage": STORAGE},
 }
 
 
 def run(config: HighlightsConfig) -> Mapping[str, Any]:
-    records = {name: read_record(config.results / f"{name}.json") for name in (GPU, BENCH, DRIVER, CONTRAST)}
+    records = {name: read_record(config.results / f"{name}.json") for name in (GPU, BENCH, DRIVER, CONTRAST, LATENTS)}
     found = {document: {name: table(rows, records) for name, rows in of.items()} for document, of in TABLES.items()}
     if config.write:
         for document, tables in found.items():
