@@ -90,7 +90,7 @@ def _over(one: float, other: float) -> float:
 
 
 def _machine(record: Mapping[str, Any]) -> str:
-    about = record.get("machine") or {}
+    about = record["machine"]
     gpu = about.get("gpu") or {}
     return ", ".join(filter(None, [str(about.get("processor")), gpu.get("name")]))
 
@@ -100,7 +100,7 @@ def _names(one: Mapping[tuple[str, str, str], Stated], other: Mapping[tuple[str,
 
 
 def show(content: Mapping[str, Any]) -> str:
-    """The table, what stands out first repeated at the end."""
+    """The table, and at its end once more what stands out."""
     return "\n".join(_lines(content))
 
 

@@ -43,26 +43,31 @@ LOOP, FASTEST = "diffusers' usual loop", "encoder float16, batch 16: ours, fused
 ON_GPU = (
     Row("SDXL-sized encoder, `kernels=fused` (the default)", "gpu", FASTEST, LOOP, GPU),
     Row("the same, `kernels=compiled`", "gpu", "encoder float16, batch 16: ours, compiled", LOOP, GPU),
-    Row("the whole pipeline, JPEG tars to committed shards", "gpu", "pipeline: this pipeline, once under way", "", GPU),
+    Row("JPEG tars to committed shards, once under way", "gpu", "pipeline: this pipeline, once under way", "", GPU),
 )
 STRAIGHTFORWARD = "webdataset → PIL → torchvision → DataLoader → `torch.save`"
-UNCHECKED, EXISTS = "a JSON file a shard, unchecked", "`exists()` a shard"
-TORCHVISION, LOSS = "torchvision v2 on uint8 tensors", "open_clip's ClipLoss"
+UNCHECKED, UNHASHED = "a JSON file a shard, one by one, unchecked", "webdataset, neither"
+EXISTS, EXISTS_AT_ONCE = "`exists()` a shard, one by one", "`exists()` a shard, 16 at once"
+TORCHVISION = "torchvision v2 on uint8 tensors"
+LOSS, TORCHS_LOSS = "open_clip's ClipLoss", "torch's linear_cross_entropy"
 PROFILE = "JPEG with a profile and turned, 1024 pixels: this pipeline, with every check"
 ON_CPU = (
     Row("tars to committed shards, `vae=pixels`", "pipeline", "this pipeline", STRAIGHTFORWARD, short=True),
     Row("the same, demo VAE", "encode", "tars to committed shards", "the bare diffusers loop"),
     Row("four views from one decode", "one-decode", "one decode", "four passes of the same code", short=True),
     Row("augmented views", "augment", "augmented: this pipeline", TORCHVISION, short=True),
+    Row("– by albumentations", "augment", "augmented: albumentations", TORCHVISION, short=True),
     Row("plain views", "augment", "plain: this pipeline", TORCHVISION),
+    Row("– by albumentations", "augment", "plain: albumentations", TORCHVISION),
     Row("JPEGs, with every check", "decode", "JPEG, 1024 pixels: this pipeline, with every check", "PIL"),
-    Row("the same with a profile and a turn", "decode", PROFILE, "PIL, its colours and turn"),
+    Row("– by torchvision, no checks", "decode", "JPEG, 1024 pixels: torchvision", "PIL"),
+    Row("JPEGs with a profile and a turn", "decode", PROFILE, "PIL, its colours and turn"),
     Row("samples out of a tar, with every check", "decode", "tar: this pipeline, with every check", "webdataset"),
-    Row("samples written", "writer", "this pipeline, with fsync and sha256", "webdataset, without", short=True),
+    Row("samples written, hashed and synced", "writer", "this pipeline, with fsync and sha256", UNHASHED, short=True),
     Row("shards committed on a disk", "commit", "disk: this pipeline", "webdataset, then put"),
     Row("shards committed on S3", "commit", "S3 on loopback: this pipeline", "webdataset, then put"),
     Row("shards given out over 64 actors", "driver", "this driver", "Ray's ActorPool", DRIVER, short=True),
-    Row("finished shards found, S3", "resume", "S3 on loopback, all done: this pipeline", EXISTS, short=True),
+    Row("finished shards found, S3", "resume", "S3 on loopback, all done: this pipeline", EXISTS_AT_ONCE, short=True),
     Row("finished shards found, disk", "resume", "disk, all done: this pipeline", EXISTS),
     Row("`status`, S3", "resume", "S3 on loopback, status: this pipeline", UNCHECKED),
     Row("`status`, disk", "resume", "disk, status: this pipeline", UNCHECKED),
@@ -85,7 +90,9 @@ ON_CPU = (
     Row("a training step in four pieces", "training", "in 4 pieces", "open_clip's own loop"),
     Row("loss of 16,384 pairs: memory", "contrast", "blocks of rows, memory", LOSS, CONTRAST, short=True),
     Row("loss of 16,384 pairs: time", "contrast", "blocks of rows, time", LOSS, CONTRAST, short=True),
-    Row("steering, eight pictures at a time", "steering", "8 at a time", "one at a time", short=True),
+    Row("– torch's `linear_cross_entropy`: memory", "contrast", f"{TORCHS_LOSS}, memory", LOSS, CONTRAST),
+    Row("– torch's `linear_cross_entropy`: time", "contrast", f"{TORCHS_LOSS}, time", LOSS, CONTRAST),
+    Row("steering, eight pictures at a time, tiny models", "steering", "8 at a time", "one at a time", short=True),
     Row("int8: bytes of a sample", "storage", "bytes: int8", "float16", short=True),
 )
 ACCURACY, RIGHT = "storage-accuracy", "trained on float16, reads float16"
@@ -131,8 +138,9 @@ def show(result: Mapping[str, Mapping[str, str]]) -> str:
 
 def table(rows: tuple[Row, ...], records: Mapping[str, Mapping[str, Any]]) -> str:
     """A row for each figure, and above them the machine that they are of."""
+    cells = [_cells(row, records[row.record]) for row in rows]
     machine = machine_in_words(records[rows[0].record]["machine"])
-    return table_of((f"on {machine}", "", "times", "against"), [_cells(row, records[row.record]) for row in rows])
+    return table_of((f"on {machine}", "", "times", "against"), cells)
 
 
 def _cells(row: Row, record: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -140,7 +148,7 @@ def _cells(row: Row, record: Mapping[str, Any]) -> tuple[str, str, str, str]:
         figures = record["benchmarks"][row.benchmark]["figures"]
         figure = next(figure for figure in figures if figure["name"] == row.figure)
         ratio = figure["ratio"] if row.against else None
-    except (KeyError, StopIteration):
+        times = f"**{number(ratio['median'])}** {between(ratio)}".strip() if ratio else ""
+        return row.what, f"{number(figure['median'])} {figure['unit']}", times, row.against
+    except (KeyError, TypeError, ValueError, StopIteration):
         raise RequestError(f"{row.record}.json: has no {row.benchmark} / {row.figure}") from None
-    times = f"**{number(ratio['median'])}** {between(ratio)}".strip() if ratio else ""
-    return row.what, f"{number(figure['median'])} {figure['unit']}", times, row.against

@@ -15,6 +15,8 @@ from encode_pipeline.latents.command import RequestError
 from encode_pipeline.latents.spec import digest
 
 FORMAT = 2
+OF_NO_ACCOUNT = ("rounds", "passes", "out", "scratch")
+"""Settings that change no figure's meaning."""
 
 
 def record_of(benchmarks: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
@@ -70,6 +72,9 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "none") if isinstance(content, dict) else "none"
         raise RequestError(f"{path}: not a record of benchmarks in format {FORMAT} (format: {found})")
+    for part in ("machine", "benchmarks"):
+        if not isinstance(content.get(part), dict):
+            raise RequestError(f"{path}: a damaged record: has no {part}")
     return content
 
 
@@ -78,7 +83,7 @@ def stated(record: Mapping[str, Any], where: Path) -> dict[tuple[str, str, str],
     found = {}
     try:
         for benchmark, content in record["benchmarks"].items():
-            settings = digest({key: value for key, value in content["settings"].items() if key not in UNLIKE})
+            settings = digest({key: value for key, value in content["settings"].items() if key not in OF_NO_ACCOUNT})
             for figure in content["figures"]:
                 name, better, exact = figure["name"], figure["better"], bool(figure.get("exact"))
                 found[benchmark, name, figure["unit"]] = _stated(figure, figure["unit"], better, exact, settings)
@@ -88,10 +93,6 @@ def stated(record: Mapping[str, Any], where: Path) -> dict[tuple[str, str, str],
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RequestError(f"{where}: a damaged record: {type(error).__name__} {error}") from None
     return found
-
-
-UNLIKE = ("rounds", "passes", "out", "scratch")
-"""Settings that change no figure's meaning."""
 
 
 def _stated(values: Mapping[str, Any], unit: str, better: str, exact: bool, settings: str) -> Stated:

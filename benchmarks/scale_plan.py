@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
+from benchmarks.record import read_record
 from benchmarks.requests import ASKED, requests_of_a_shard
 from benchmarks.storage_bytes import member
 from demo.report_machine import ROOT
@@ -66,14 +66,15 @@ class Source:
     what: str
 
     def read(self, folder: Path) -> float:
-        content: Any = json.loads((folder / self.file).read_text(encoding="utf-8"))
-        for key in self.path:
-            if isinstance(content, list):
-                content = {figure["name"]: figure["median"] for figure in content}
-            if key not in content:
-                raise RequestError(f"{folder / self.file}: has no {' / '.join(self.path)}")
-            content = content[key]
-        return float(content)
+        content: Any = read_record(folder / self.file)
+        try:
+            for key in self.path:
+                if isinstance(content, list):
+                    content = {figure["name"]: figure["median"] for figure in content}
+                content = content[key]
+            return float(content)
+        except (KeyError, TypeError, ValueError):
+            raise RequestError(f"{folder / self.file}: has no {' / '.join(self.path)}") from None
 
 
 _GPU, _AGAIN, _DRIVER, _BENCH = "gpu-h200.json", "again-2-cores.json", "driver-2-cores.json", "bench-2-cores.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,12 @@ def test_another_pass_adds_its_rounds() -> None:
         ("{", "not JSON"),
         ("[]", "not a record of benchmarks in format 2 (format: none)"),
         ('{"processor": "x", "results": {}}', "not a record of benchmarks in format 2 (format: none)"),
-        ('{"format": 2}', "a damaged record: KeyError 'benchmarks'"),
-        ('{"format": 2, "benchmarks": {"a": {"settings": {}, "figures": [{}]}}}', "a damaged record: KeyError 'name'"),
+        ('{"format": 2}', "a damaged record: has no machine"),
+        ('{"format": 2, "machine": {}, "benchmarks": []}', "a damaged record: has no benchmarks"),
+        (
+            '{"format": 2, "machine": {}, "benchmarks": {"a": {"settings": {}, "figures": [{}]}}}',
+            "a damaged record: KeyError 'name'",
+        ),
     ],
 )
 def test_a_file_that_is_no_record_is_one_line(
@@ -143,6 +148,16 @@ def test_a_file_that_is_no_record_is_one_line(
     bad.write_text(content)
     assert main("benchmarks", VERBS, ["compare", str(good), str(bad)]) == 2
     assert capsys.readouterr().err.strip() == f"error: {bad}: {said}"
+
+
+def test_the_two_committed_runs_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    """As docs/performance.md says, with the numbers of figures that it names."""
+    records = [ROOT / "benchmarks" / "results" / f"{name}-2-cores.json" for name in ("bench", "second")]
+    judged = verdicts(capsys, 0, *records)
+    closely = Counter(verdicts(capsys, 0, *records, "at_least=0", "rates_at_least=0").values())
+    assert set(judged.values()) == {"same"} and set(closely) == {"same", "better"}
+    text = " ".join((ROOT / "docs" / "performance.md").read_text(encoding="utf-8").split())
+    assert f"judges {closely.total()} figures and flags none. The rounds of {closely['better']} of them" in text
 
 
 @pytest.mark.parametrize("files", [1, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,15 @@ def test_a_record_without_a_figure_is_named(tmp_path: Path) -> None:
     record["benchmarks"]["reader"]["figures"] = [figure for figure in figures if "first epoch" not in figure["name"]]
     (tmp_path / "bench-2-cores.json").write_text(json.dumps(record))
     with pytest.raises(RequestError, match=r"bench-2-cores.json: has no reader / first epoch: check"):
+        run(HighlightsConfig(results=tmp_path))
+
+
+@pytest.mark.parametrize("content", [{"machine": {}}, {"machine": {}, "benchmarks": {"gpu": []}}])
+def test_a_damaged_record_is_named(tmp_path: Path, content: dict[str, Any]) -> None:
+    for path in RESULTS.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "gpu-h200.json").write_text(json.dumps({"format": 2, **content}))
+    with pytest.raises(RequestError, match=r"gpu-h200.json: (a damaged record: )?has no (benchmarks|gpu / encoder)"):
         run(HighlightsConfig(results=tmp_path))
 
 

@@ -156,8 +156,17 @@ def test_twice_the_training_gpus_copy_four_times_as_much(plan: Plan) -> None:
     assert there.copying_gets(model, "int8") == pytest.approx(scale.S3_READS, rel=0.02)
 
 
-def test_a_record_without_a_number_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"format": 2, "machine": {}, "benchmarks": {}}', "has no benchmarks / gpu"),
+        ('{"format": 2, "machine": {}, "benchmarks": {"gpu": 3}}', "has no benchmarks / gpu"),
+        ("{}", "not a record"),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_record_without_a_number_is_named(tmp_path: Path, content: str, said: str) -> None:
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
-        (tmp_path / path.name).write_text("{}")
-    with pytest.raises(RequestError, match="gpu-h200.json: has no"):
+        (tmp_path / path.name).write_text(content)
+    with pytest.raises(RequestError, match=f"gpu-h200.json: {said}"):
         Plan(ScaleConfig(results=tmp_path))
