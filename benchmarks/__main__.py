@@ -88,7 +88,7 @@ IN_BENCH = [name for name, benchmark in BENCHMARKS.items() if benchmark.in_bench
 class AllConfig(Settings):
     passes: PositiveInt = Field(3, description="times that all are gone through, so that a busy while is seen")
     rounds: PositiveInt = Field(2, description="rounds of each benchmark in each pass")
-    only: list[str] = Field(IN_BENCH, description="the benchmarks, in this order")
+    only: list[str] = Field(IN_BENCH, min_length=1, description="the benchmarks, in this order")
     out: Path = Field(Path("runs/bench/bench.json"), description="the record; its table and picture go beside it")
 
     @field_validator("only")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +12,10 @@ from pydantic import Field
 
 from benchmarks.contrast_way import WAYS, Gradients
 from benchmarks.figures import Figure, Measured, compared
-from benchmarks.process import MEBIBYTE
+from benchmarks.process import MEBIBYTE, answer_of
 from benchmarks.settings import BenchmarkConfig
-from demo.report_machine import ROOT
 from encode_pipeline.config import PositiveInt
-from encode_pipeline.latents.command import CheckFailed
+from encode_pipeline.latents.command import RequestError
 
 
 class ContrastConfig(BenchmarkConfig):
@@ -43,7 +38,9 @@ def measure(config: ContrastConfig) -> Measured:
             for way, file in files.items():
                 seconds[way].append(_in_own_process(way, config, file)["seconds"])
                 held = _in_own_process(way, config, file, MALLOC_MMAP_THRESHOLD_=MAPPED_FROM)["peak_bytes"]
-                memory[way].append(round(held / MEBIBYTE, 1))
+                if held <= 0:
+                    raise RequestError(f"samples={config.samples}: too few to see what {way} holds in memory")
+                memory[way].append(held / MEBIBYTE)
         found = {way: torch.load(file) for way, file in files.items()}
     details = {way: _difference(found[way], found[next(iter(WAYS))]) for way in WAYS}
     return Measured((*_figures(memory, "memory", "MiB"), *_figures(seconds, "time", "seconds")), details)
@@ -66,12 +63,4 @@ def _difference(found: Gradients, first: Gradients) -> dict[str, float]:
 
 
 def _in_own_process(way: str, config: ContrastConfig, out: Path, **environment: str) -> dict[str, Any]:
-    words = ["-m", "benchmarks.contrast_way", way, str(config.samples), str(config.width), str(out)]
-    environment = {**os.environ, **environment}
-    done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise CheckFailed(f"{way} ended with exit status {done.returncode}; see above")
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
+    return answer_of("benchmarks.contrast_way", way, config.samples, config.width, out, **environment)

@@ -5,9 +5,6 @@ What is measured runs in a process of its own, `benchmarks.control_plane`, witho
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,10 @@ from pydantic import Field
 
 from benchmarks.figures import Figure, Measured, compared, measured_once
 from benchmarks.paired import Spent, compare
+from benchmarks.process import answer_of
 from benchmarks.settings import BenchmarkConfig
-from demo.report_machine import ROOT
 from encode_pipeline.config import PositiveInt
-from encode_pipeline.latents.command import CheckFailed, Settings, to_yaml
+from encode_pipeline.latents.command import Settings, to_yaml
 
 SCALED = (1, 2, 4)
 """Actors that `scaling` compares."""
@@ -76,9 +73,4 @@ def apart(name: str, config: Settings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "settings.yaml"
         path.write_text(to_yaml(config), encoding="utf-8")
-        command = [sys.executable, "-m", "benchmarks.control_plane", name, str(path)]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise CheckFailed(f"{name}: ended with exit status {done.returncode}; see above")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+        return answer_of("benchmarks.control_plane", name, path)

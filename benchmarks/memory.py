@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,7 @@ from pydantic import Field
 from benchmarks.figures import Measured, measured_once
 from benchmarks.pictures import PictureSet, write_tars
 from benchmarks.pipeline import posterior_of
-from benchmarks.process import MEBIBYTE
-from demo.report_machine import ROOT
+from benchmarks.process import MEBIBYTE, answer_of
 from encode_pipeline.config import EncodeConfig, PositiveInt
 from encode_pipeline.latents.command import CheckFailed, Settings, to_yaml
 
@@ -77,16 +73,7 @@ def _encode(config: MemoryConfig, root: Path, source: str, pictures: int) -> dic
     )
     path = root / f"{source}.yaml"
     path.write_text(to_yaml(encode_config), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.resident", str(path)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise CheckFailed(f"encoding {source} ended with exit status {done.returncode}; see above")
-    result: dict[str, Any] = json.loads(done.stdout)
+    result = answer_of("benchmarks.resident", path)
     if result["encoded"] != pictures:
         raise CheckFailed(f"{source}: {result['encoded']} of {pictures} pictures encoded")
     return result
