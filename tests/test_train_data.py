@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from encode_pipeline.latents.bounded import BoundedFolder
 from encode_pipeline.latents.cache import ShardCache
 from encode_pipeline.latents.command import CheckFailed, RequestError
+from encode_pipeline.latents.disk import files_under
 from encode_pipeline.latents.reader import LatentShard
 from encode_pipeline.latents.spec import LatentSpec
 from encode_pipeline.latents.store import MANIFEST, Version
@@ -410,7 +411,26 @@ def test_the_samples_of_a_large_batch_are_named_by_opening_each_tar_once(
 
 
 def held(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes in a cache, while nothing is removed from it for another file."""
+    with BoundedFolder(folder)._lock("room"):
+        return sum(size for _, size in files_under(folder))
+
+
+def test_a_file_takes_as_much_room_as_was_made_for_it(
+    bucket: Bucket, spec: LatentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = latent_store(f"{bucket.url}/store", tmp_path / "scratch", spec, SIZES)
+    really, sizes = BoundedFolder.add, []
+
+    def add(self: BoundedFolder, name: str, size: int, write: Callable[[Path], object]) -> Path:
+        path = really(self, name, size, write)
+        sizes.append((path.suffix, size, path.stat().st_size))
+        return path
+
+    monkeypatch.setattr(BoundedFolder, "add", add)
+    read(opened(remote, tmp_path / "out"), 0, 4)
+    assert {suffix for suffix, _, _ in sizes} == {".tar", ".npy"}
+    assert all(said == taken for _, said, taken in sizes)
 
 
 def test_from_s3_the_batches_are_those_of_a_disk(

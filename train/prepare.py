@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import pickle
@@ -66,7 +67,8 @@ class ReadyStore:
                 for start in range(0, len(shard), CAPTIONS_AT_ONCE):
                     some = range(start, min(start + CAPTIONS_AT_ONCE, len(shard)))
                     index["tokens"][start : some.stop] = self._tokens([shard.caption(number) for number in some])
-                self._cache.files.add(name, index.nbytes, lambda path: _save(path, index))
+                data = _as_npy(index)
+                self._cache.files.add(name, len(data), lambda path: path.write_bytes(data))
 
     def open(self, row: Row) -> ReadyTar | None:
         """The shard of a manifest row, if it is ready."""
@@ -166,6 +168,7 @@ def _prepare(store: int, row: Row) -> None:
     _stores[store].prepare(row)
 
 
-def _save(path: Path, index: npt.NDArray[np.void]) -> None:
-    with path.open("wb") as file:
-        np.save(file, index)
+def _as_npy(index: npt.NDArray[np.void]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, index)
+    return file.getvalue()

@@ -47,7 +47,7 @@ class BoundedFolder:
             yield
 
     def add(self, name: str, size: int, write: Callable[[Path], object]) -> Path:
-        """Has a file of about this size written and makes it appear whole."""
+        """Has a file of this size written and makes it appear whole."""
         target = self.folder / name
         unfinished = target.with_name(f"{_ARRIVING}{size}-{uuid.uuid4().hex}")
         try:
