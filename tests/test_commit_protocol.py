@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -87,7 +88,9 @@ def test_missing_is_what_has_no_commit(open_store: OpenStore, spec: LatentSpec, 
     assert version.missing(SOURCES) == SOURCES
     version.publish(*build(version, SOURCES[1], tmp_path))
     for path, local in build(version, SOURCES[2], tmp_path)[1].items():
-        version.storage.publish(local, path)  # payloads without a commit are nothing
+        version.storage.publish(
+            local, path, hashlib.sha256(local.read_bytes()).hexdigest()
+        )  # payloads without a commit are nothing
     assert open_store().version().missing(SOURCES) == [SOURCES[0], SOURCES[2]]
 
 
@@ -233,7 +236,7 @@ def test_gc_names_lost_attempts_but_not_those_that_may_be_alive(
     dead, files = build(version, SOURCES[0], tmp_path)
     _alive, alive_files = build(version, SOURCES[1], tmp_path)
     for path, local in [*files.items(), *alive_files.items()]:
-        version.storage.publish(local, path)
+        version.storage.publish(local, path, hashlib.sha256(local.read_bytes()).hexdigest())
     assert list(version.unreferenced()) == [f"data/{SOURCES[0].name}/{dead.attempt}"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ def test_files_folders_sizes_and_deletion(make: Make, tmp_path: Path) -> None:
     assert storage.files("data") == {} and storage.folders() == []
     local = tmp_path / "payload"
     local.write_bytes(b"12345")
-    storage.publish(local, "data/s/a/view0.tar")
+    storage.publish(local, "data/s/a/view0.tar", hashlib.sha256(b"12345").hexdigest())
     storage.create("top.json", b"{}")
     assert storage.files() == {"data/s/a/view0.tar": 5, "top.json": 2}
     assert make().files("data") == {"data/s/a/view0.tar": 5}
@@ -67,7 +68,7 @@ def test_replace_and_fetch(make: Make, tmp_path: Path) -> None:
 
 def test_a_failed_publish_leaves_nothing(make: Make, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        make().publish(tmp_path / "nothing", "data/x.tar")
+        make().publish(tmp_path / "nothing", "data/x.tar", "")
     assert make().files() == {}
 
 

@@ -140,7 +140,7 @@ def test_every_error_names_the_object(storage: Storage, faulty: FaultyBucket, tm
         lambda: storage.size("x"),
         lambda: storage.create("x", DATA),
         lambda: storage.replace("x", DATA),
-        lambda: storage.publish(tmp_path / "x", "x"),
+        lambda: storage.publish(tmp_path / "x", "x", hashlib.sha256(DATA).hexdigest()),
         lambda: storage.delete("x"),
     ]
     for deed in deeds:
@@ -286,6 +286,6 @@ def test_an_upload_in_parts_whose_end_goes_unheard(storage: Storage, faulty: Fau
     with large.open("wb") as file:
         file.truncate(101 << 20)
     rule = faulty.s3.add("lose-reply", method="POST", key="folder/large?uploadId=*")
-    storage.publish(large, "large")
+    storage.publish(large, "large", hashlib.sha256(large.read_bytes()).hexdigest())
     assert rule.met == 1
     assert storage.size("large") == 101 << 20

@@ -149,26 +149,26 @@ class Storage:
                 self.fs.pipe_file(self._full(path), data)
             if self.read(path) == data:
                 return
-        raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
+        raise self._differs(path)
 
-    def publish(self, local: Path, path: str, sha256: str | None = None) -> None:
+    def publish(self, local: Path, path: str, sha256: str) -> None:
         """Copies a finished file to its place, where it appears whole or not at all.
 
-        With its hash, what a server holds is read back. What a disk gives back at once comes from memory and proves
+        What a server holds is read back and hashed. What a disk gives back at once comes from memory and proves
         nothing: there the size is looked at.
         """
         size = local.stat().st_size
-        if self.is_local:
-            disk.publish(local, Path(self._full(path)))
-        else:
+        if not self.is_local:
             self._upload(local, path)
-            if sha256 is not None:
-                if self.sha256(path) != sha256:
-                    raise StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
-                return
-        arrived = self.size(path)
-        if arrived != size:
+            if self.sha256(path) != sha256:
+                raise self._differs(path)
+            return
+        disk.publish(local, Path(self._full(path)))
+        if (arrived := self.size(path)) != size:
             raise StorageError(f"{self.url(path)}: {arrived} bytes arrived of {size}")
+
+    def _differs(self, path: str) -> StorageError:
+        return StorageError(f"{self.url(path)}: the server does not hold the bytes that it was sent")
 
     def delete(self, path: str) -> None:
         """Removes an object or a whole folder; what is already gone is fine."""
